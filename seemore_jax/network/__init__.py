@@ -1,0 +1,6 @@
+"""The network: its configuration, its layers, and SeemoRe itself."""
+
+from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.seemore import Routing, SeemoRe
+
+__all__ = ["Routing", "SeemoRe", "SeemoReConfig"]

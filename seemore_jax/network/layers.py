@@ -1,0 +1,124 @@
+"""The layers that SeemoRe is made of, with PyTorch's default initialisation, and its few array operations.
+
+Feature maps are (N, H, W, C) throughout. Parameters are float32; a layer computes in the configuration's
+`compute_dtype` and at its `precision`.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn.initializers import Initializer, variance_scaling
+from jaxtyping import Array, Float
+
+from seemore_jax.network.config import SeemoReConfig
+
+# PyTorch draws weights and biases from U(-1/√fan_in, 1/√fan_in) (torch.nn.modules.conv, .linear:
+# kaiming_uniform with a = √5).
+_WEIGHT_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
+
+gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+
+def convolution(
+    config: SeemoReConfig,
+    in_features: int,
+    out_features: int,
+    kernel_size: tuple[int, int],
+    *,
+    stride: int = 1,
+    depthwise: bool = False,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution with bias: zero padding that keeps the size at stride 1, no padding at any other."""
+    groups = in_features if depthwise else 1
+    fan_in = math.prod(kernel_size) * in_features // groups
+    return nnx.Conv(
+        in_features,
+        out_features,
+        kernel_size,
+        strides=stride,
+        padding="SAME" if stride == 1 else "VALID",
+        feature_group_count=groups,
+        kernel_init=_WEIGHT_INIT,
+        bias_init=_bias_init(fan_in),
+        rngs=rngs,
+        **_computation(config),
+    )
+
+
+def depthwise_convolution(
+    config: SeemoReConfig, features: int, kernel_size: tuple[int, int], *, stride: int = 1, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """One filter for each channel; otherwise as `convolution`."""
+    return convolution(config, features, features, kernel_size, stride=stride, depthwise=True, rngs=rngs)
+
+
+def pointwise(
+    config: SeemoReConfig, in_features: int, out_features: int, *, use_bias: bool = True, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """The release's 1×1 convolution: a linear map of the channels at each pixel."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        use_bias=use_bias,
+        kernel_init=_WEIGHT_INIT,
+        bias_init=_bias_init(in_features),
+        rngs=rngs,
+        **_computation(config),
+    )
+
+
+def layer_norm(config: SeemoReConfig, features: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the channels of each pixel, eps 1e-6, affine."""
+    return nnx.LayerNorm(
+        features,
+        epsilon=1e-6,
+        dtype=jnp.dtype(config.compute_dtype),
+        # E[x²] − E[x]² would lose digits where the mean is large against the deviation.
+        use_fast_variance=False,
+        rngs=rngs,
+    )
+
+
+def _bias_init(fan_in: int) -> Initializer:
+    bound = 1 / math.sqrt(fan_in)
+
+    def init(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _computation(config: SeemoReConfig) -> dict[str, Any]:
+    return {"dtype": jnp.dtype(config.compute_dtype), "precision": config.precision}
+
+
+def pad_to_minimum(image: Float[Array, "n h w c"], min_side: int) -> Float[Array, "n h2 w2 c"]:
+    """Repeats the last row and column, at the bottom and right, until each side has `min_side` pixels."""
+    missing = [max(0, min_side - side) for side in image.shape[1:3]]
+    if not any(missing):
+        return image
+    return jnp.pad(image, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def channel_shuffle(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Interleaves the two halves of the channels: a0 a1 … b0 b1 … becomes a0 b0 a1 b1 …."""
+    *pixels, channels = x.shape
+    return x.reshape(*pixels, 2, channels // 2).swapaxes(-1, -2).reshape(*pixels, channels)
+
+
+def pixel_shuffle(x: Float[Array, "n h w sc"], scale: int) -> Float[Array, "n sh sw c"]:
+    """Moves blocks of scale² channels into space: channel c·s² + i·s + j becomes row i, column j of channel c."""
+    n, h, w, channels = x.shape
+    x = x.reshape(n, h, w, channels // scale**2, scale, scale)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(n, h * scale, w * scale, channels // scale**2)
+
+
+def resize_bilinear(x: Float[Array, "n h w c"], height: int, width: int) -> Float[Array, "n height width c"]:
+    """Bilinear resize with half-pixel centres, no antialiasing, edges repeated (`F.interpolate`'s convention)."""
+    n, _, _, c = x.shape
+    return jax.image.resize(x, (n, height, width, c), "bilinear", antialias=False)

@@ -1,0 +1,357 @@
+"""SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), read from the top down.
+
+    SeemoRe
+      ResidualGroup × num_layers
+        RankModulatingExpert             local: which low-rank expert modulates the features?
+          MixtureOfRankExpertsBlock
+            MixtureOfLowRankExperts
+              Router, LowRankExpert × num_experts
+          GatedFeedForward
+        SpatialModulatingExpert          global: striped large-kernel convolutions in place of attention
+          SpatialEnhancementExpertise
+            StripedConvolution
+          GatedFeedForward
+
+Feature maps are (N, H, W, C). The function is that of the PyTorch release, to which `seemore_jax.porting`
+maps every parameter; unlike the release's, it takes any batch and any image size.
+"""
+
+from typing import Literal, NamedTuple, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from seemore_jax.errors import InputError
+from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.layers import (
+    channel_shuffle,
+    convolution,
+    depthwise_convolution,
+    gelu,
+    layer_norm,
+    pad_to_minimum,
+    pixel_shuffle,
+    pointwise,
+    resize_bilinear,
+)
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+
+
+class Routing(NamedTuple):
+    """What the routers chose: one choice for each image (N) and residual group.
+
+    In a single layer the `groups` axis is absent.
+
+    Attributes:
+      experts: indices of the chosen experts, most probable first.
+      probabilities: the router's softmax over all experts, float32.
+    """
+
+    experts: Int[Array, "n *groups topk"]
+    probabilities: Float[Array, "n *groups num_experts"]
+
+
+class SeemoRe(nnx.Module):
+    """The whole network: shallow features, residual groups, reconstruction by pixel shuffle.
+
+    An image with a side shorter than `config.min_side` (16 LR pixels for T and B, 4 for L) is first padded
+    to it by repeating its last row or column at the bottom and right. The routers and the context see that
+    padding; the output is cropped.
+
+    Args:
+      config: the network's hyperparameters.
+      rngs: source of the initial parameters, which follow PyTorch's default initialisation.
+    """
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.config = config
+        self.shallow_features = convolution(config, config.in_chans, channels, (3, 3), rngs=rngs)
+        self.groups = nnx.List([ResidualGroup(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = layer_norm(config, channels, rngs=rngs)
+        self.deep_features = convolution(config, channels, channels, (3, 3), rngs=rngs)
+        self.upsampler = convolution(config, channels, config.in_chans * config.scale**2, (3, 3), rngs=rngs)
+
+    @overload
+    def __call__(
+        self, lr: Float[Array, "n h w 3"], *, return_routing: Literal[False] = False
+    ) -> Float[Array, "n sh sw 3"]: ...
+
+    @overload
+    def __call__(
+        self, lr: Float[Array, "n h w 3"], *, return_routing: Literal[True]
+    ) -> tuple[Float[Array, "n sh sw 3"], Routing]: ...
+
+    def __call__(
+        self, lr: Float[Array, "n h w 3"], *, return_routing: bool = False
+    ) -> Float[Array, "n sh sw 3"] | tuple[Float[Array, "n sh sw 3"], Routing]:
+        """Upscales a batch of RGB images.
+
+        Args:
+          lr: low-resolution images with values in [0, 1], of any size from 1×1 up.
+          return_routing: also return the routers' choices.
+
+        Returns:
+          float32 images of s times the size, nominally in [0, 1] but not clipped; with `return_routing`
+          a pair of them and the `Routing`, with shapes (N, groups, topk) and (N, groups, num_experts).
+
+        Raises:
+          InputError: `lr` is not a float array (N, H, W, 3) with at least one pixel.
+        """
+        _check_input(lr)
+        config = self.config
+        height, width = lr.shape[1:3]
+        mean = jnp.asarray(RGB_MEAN, jnp.float32)
+
+        x = (pad_to_minimum(lr, config.min_side) - mean) * config.img_range
+        shallow = x = self.shallow_features(x)
+        routings = []
+        for group in self.groups:
+            x, routing = group(x)
+            routings.append(routing)
+        x = self.deep_features(self.norm(x)) + shallow
+        x = pixel_shuffle(self.upsampler(x), config.scale)
+        sr = x.astype(jnp.float32) / config.img_range + mean
+
+        sr = sr[:, : height * config.scale, : width * config.scale]
+        if not return_routing:
+            return sr
+        return sr, jax.tree.map(lambda *layers: jnp.stack(layers, axis=1), *routings)
+
+
+class ResidualGroup(nnx.Module):
+    """A rank modulating expert (local), then a spatial modulating expert (global)."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        self.rank_modulating = RankModulatingExpert(config, rngs=rngs)
+        self.spatial_modulating = SpatialModulatingExpert(config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        x, routing = self.rank_modulating(x)
+        return self.spatial_modulating(x), routing
+
+
+class RankModulatingExpert(nnx.Module):
+    """RME (paper, section 3.2): x + MoRE(LN(x)), then x + GatedFFN(LN(x))."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.norm_1 = layer_norm(config, channels, rngs=rngs)
+        self.mixture_block = MixtureOfRankExpertsBlock(config, rngs=rngs)
+        self.norm_2 = layer_norm(config, channels, rngs=rngs)
+        self.feed_forward = GatedFeedForward(config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        modulated, routing = self.mixture_block(self.norm_1(x))
+        x = x + modulated
+        return x + self.feed_forward(self.norm_2(x)), routing
+
+
+class MixtureOfRankExpertsBlock(nnx.Module):
+    """MoRE: splits its input into local features and context, and lets a low-rank expert join the two."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.use_shuffle = config.use_shuffle
+        self.recursive = config.recursive
+        self.embed = convolution(config, channels, channels, (3, 3), rngs=rngs)
+        self.expand = pointwise(config, channels, 2 * channels, rngs=rngs)
+        self.local = StripedConvolution(config, kernel_size=3, rngs=rngs)
+        self.aggregate = depthwise_convolution(config, channels, (4, 4), stride=4, rngs=rngs)
+        self.context_depthwise = depthwise_convolution(config, channels, (3, 3), rngs=rngs)
+        self.context_pointwise = pointwise(config, channels, channels, rngs=rngs)
+        self.mixture = MixtureOfLowRankExperts(config, rngs=rngs)
+        self.project = pointwise(config, channels, channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        x = self.expand(gelu(self.embed(x)))
+        if self.use_shuffle:
+            x = channel_shuffle(x)
+        features, context = jnp.split(x, 2, axis=-1)
+        features = gelu(self.local(features))
+        mixed, routing = self.mixture(features, self.calibrate(context))
+        return self.project(mixed), routing
+
+    def calibrate(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Adds to the context its own summary: reduced by 4 `recursive` times, mixed, and resized back."""
+        height, width = context.shape[1:3]
+        summary = context
+        for _ in range(self.recursive):
+            summary = gelu(self.aggregate(summary))
+        summary = self.context_pointwise(self.context_depthwise(summary))
+        return context + resize_bilinear(summary, height, width)
+
+
+class MixtureOfLowRankExperts(nnx.Module):
+    """features + Σ over the top-k experts i of pᵢ·Eᵢ(features, context) (paper, section 3.3).
+
+    Eᵢ(a, k) = up(from_features(a) · from_context(k)), of rank rᵢ. The pᵢ are the router's softmax over all
+    experts, not renormalised over the chosen ones. The choice is made once for each image.
+
+    Only the chosen experts take part: their weights, zero-padded to the largest rank so that they stack, are
+    gathered for each image, and products with padding add exactly nothing. So one compiled function serves
+    every routing, and the experts not chosen get a gradient of exactly zero.
+    """
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.router = Router(config, rngs=rngs)
+        self.experts = nnx.List([LowRankExpert(config, rank, rngs=rngs) for rank in config.ranks])
+
+    def __call__(
+        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"]
+    ) -> tuple[Float[Array, "n h w c"], Routing]:
+        # 1. Route: (N, num_experts) probabilities, of which the top k count.
+        probabilities = self.router(features)
+        weights, chosen = jax.lax.top_k(probabilities, self.config.topk)
+        # 2. Gather the chosen experts' weights: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C).
+        padded = [expert.padded(max(self.config.ranks)) for expert in self.experts]
+        expert = jax.tree.map(lambda *per_expert: jnp.stack(per_expert)[chosen], *padded)
+        # 3. Apply them, all k at once, each image with its own.
+        mixed = _apply_experts(expert, weights, features, context, self.config.precision)
+        return features + mixed, Routing(chosen, probabilities)
+
+
+class Router(nnx.Module):
+    """softmax(W · mean of the features over all pixels): the probability of each expert for each image.
+
+    In float32 whatever the compute dtype: near a tie, rounding would change the choice.
+    """
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        self.precision = config.precision
+        self.linear = pointwise(config, config.embedding_dim, config.num_experts, use_bias=False, rngs=rngs)
+
+    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n num_experts"]:
+        pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
+        logits = jnp.matmul(pooled, self.linear.kernel[...], precision=self.precision)
+        return jax.nn.softmax(logits, axis=-1)
+
+
+class ExpertWeights(NamedTuple):
+    """The arrays of one low-rank expert, or of several along leading axes."""
+
+    from_features: Float[Array, "*experts c r"]
+    from_features_bias: Float[Array, "*experts r"]
+    from_context: Float[Array, "*experts c r"]
+    from_context_bias: Float[Array, "*experts r"]
+    up: Float[Array, "*experts r c"]
+    up_bias: Float[Array, "*experts c"]
+
+
+class LowRankExpert(nnx.Module):
+    """The parameters of one expert of a given rank; `MixtureOfLowRankExperts` applies them."""
+
+    def __init__(self, config: SeemoReConfig, rank: int, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.rank = rank
+        self.from_features = pointwise(config, channels, rank, rngs=rngs)
+        self.from_context = pointwise(config, channels, rank, rngs=rngs)
+        self.up = pointwise(config, rank, channels, rngs=rngs)
+
+    def padded(self, rank: int) -> ExpertWeights:
+        """The expert's weights with zeros appended up to `rank`: the same function."""
+        extra = (0, rank - self.rank)
+        return ExpertWeights(
+            from_features=jnp.pad(self.from_features.kernel[...], ((0, 0), extra)),
+            from_features_bias=jnp.pad(_bias(self.from_features), extra),
+            from_context=jnp.pad(self.from_context.kernel[...], ((0, 0), extra)),
+            from_context_bias=jnp.pad(_bias(self.from_context), extra),
+            up=jnp.pad(self.up.kernel[...], (extra, (0, 0))),
+            up_bias=_bias(self.up),
+        )
+
+
+def _apply_experts(
+    expert: ExpertWeights,
+    weights: Float[Array, "n k"],
+    features: Float[Array, "n h w c"],
+    context: Float[Array, "n h w c"],
+    precision: str,
+) -> Float[Array, "n h w c"]:
+    """Σ over k of weights·E(features, context), with the (N, K, …) experts of each image."""
+    dtype = features.dtype
+    # The routing weight goes into the last, linear map: cheaper than scaling a feature map.
+    up = (expert.up * weights[..., None, None]).astype(dtype)
+    up_bias = jnp.sum(expert.up_bias * weights[..., None], axis=1).astype(dtype)
+    expert = jax.tree.map(lambda array: array.astype(dtype), expert)
+
+    def project(x: Array, kernel: Array, bias: Array) -> Array:
+        return jnp.einsum("nhwc,nkcr->nhwkr", x, kernel, precision=precision) + bias[:, None, None]
+
+    low_rank = project(features, expert.from_features, expert.from_features_bias)
+    low_rank *= project(context, expert.from_context, expert.from_context_bias)
+    return jnp.einsum("nhwkr,nkrc->nhwc", low_rank, up, precision=precision) + up_bias[:, None, None]
+
+
+def _bias(layer: nnx.Linear) -> Array:
+    assert layer.bias is not None
+    return layer.bias[...]
+
+
+class SpatialModulatingExpert(nnx.Module):
+    """SME (paper, section 3.4): x + SEE(LN(x)), then x + GatedFFN(LN(x))."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.norm_1 = layer_norm(config, channels, rngs=rngs)
+        self.enhancement = SpatialEnhancementExpertise(config, rngs=rngs)
+        self.norm_2 = layer_norm(config, channels, rngs=rngs)
+        self.feed_forward = GatedFeedForward(config, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        x = x + self.enhancement(self.norm_1(x))
+        return x + self.feed_forward(self.norm_2(x))
+
+
+class SpatialEnhancementExpertise(nnx.Module):
+    """SEE: values gated by a wide neighbourhood of the queries, conv1(striped(q)·v)."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.to_query_value = pointwise(config, channels, 2 * channels, rngs=rngs)
+        self.striped = StripedConvolution(config, kernel_size=config.global_kernel_size, rngs=rngs)
+        self.project = pointwise(config, channels, channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        query, value = jnp.split(gelu(self.to_query_value(x)), 2, axis=-1)
+        return self.project(self.striped(query) * value)
+
+
+class StripedConvolution(nnx.Module):
+    """A k×k depthwise convolution made of a row (1×k) and a column (k×1)."""
+
+    def __init__(self, config: SeemoReConfig, *, kernel_size: int, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.row = depthwise_convolution(config, channels, (1, kernel_size), rngs=rngs)
+        self.column = depthwise_convolution(config, channels, (kernel_size, 1), rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return self.column(self.row(x))
+
+
+class GatedFeedForward(nnx.Module):
+    """(a, g) = halves of GELU(conv1(x)); GELU(conv1(a · depthwise3(g)))."""
+
+    def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
+        channels = config.embedding_dim
+        self.expand = pointwise(config, channels, 2 * channels, rngs=rngs)
+        self.gate = depthwise_convolution(config, channels, (3, 3), rngs=rngs)
+        self.project = pointwise(config, channels, channels, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        values, gate = jnp.split(gelu(self.expand(x)), 2, axis=-1)
+        return gelu(self.project(values * self.gate(gate)))
+
+
+def _check_input(lr: Array) -> None:
+    shape, dtype = getattr(lr, "shape", None), getattr(lr, "dtype", None)
+    if shape is None or dtype is None:
+        raise InputError(f"SeemoRe takes an array (N, H, W, 3), not {type(lr).__name__}")
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[:3]:
+        raise InputError(f"SeemoRe takes images of shape (N, H, W, 3) with at least one pixel, not {shape}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"SeemoRe takes float values in [0, 1], not {dtype}; `upscale` takes integer images")

@@ -1,0 +1,118 @@
+"""The configuration of a set of weights: what their shapes tell, and where the rest comes from."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from seemore_jax.errors import InputError
+from seemore_jax.network import SeemoReConfig
+from seemore_jax.network.config import RANK_OF_EXPERT, VARIANTS, stored_fields
+from seemore_jax.porting.errors import WeightsError
+
+# No parameter's shape depends on these.
+UNREADABLE = ("use_shuffle", "recursive", "topk", "img_range")
+
+_RME = "body.0.local_block.block"
+_SME = "body.0.global_block.block"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyperparameters:
+    """A configuration, and for each stored field where its value was taken from."""
+
+    config: SeemoReConfig
+    origin: Mapping[str, str]
+
+
+def read_hyperparameters(
+    tensors: Mapping[str, np.ndarray], stored: Mapping[str, Any], overrides: Mapping[str, Any], source: str
+) -> Hyperparameters:
+    """The configuration of weights under the release's names.
+
+    Args:
+      tensors: the parameters.
+      stored: the configuration that this project wrote beside them; empty for a foreign file.
+      overrides: fields given by the caller, which win over everything but the shapes.
+      source: the file, for errors.
+
+    Raises:
+      WeightsError: the tensors are not a SeemoRe's, `stored` or `overrides` contradict the shapes, or a
+        field is known from nowhere; then the message says which argument to give.
+    """
+    read = _from_shapes(tensors, source)
+    values: dict[str, Any] = dict(read)
+    origin = dict.fromkeys(read, "shapes")
+    known_variant = _matching_variant(read)
+    for field in UNREADABLE:
+        if field in overrides:
+            values[field], origin[field] = overrides[field], "argument"
+        elif field in stored:
+            values[field], origin[field] = stored[field], "stored configuration"
+        elif known_variant is not None:
+            values[field] = getattr(known_variant, field)
+            origin[field] = f"assumed: as in SeemoRe-{known_variant.variant_name}"
+    missing = [field for field in UNREADABLE if field not in values]
+    if missing:
+        raise WeightsError(
+            f"{source}: not one of the nine published configurations, and its shapes do not tell "
+            f"{', '.join(missing)}: give {'them as arguments' if len(missing) > 1 else 'it as an argument'}"
+        )
+    for given, where in ((stored, "its stored configuration"), (overrides, "the argument")):
+        for field in read.keys() & given.keys():
+            if given[field] != read[field]:
+                raise WeightsError(f"{source}: the shapes say {field}={read[field]}, {where} says {given[field]}")
+    how_computed = {field: value for field, value in overrides.items() if field not in stored_fields()}
+    try:
+        return Hyperparameters(SeemoReConfig.from_dict({**values, **how_computed}), origin)
+    except InputError as error:
+        raise WeightsError(f"{source}: {error}") from error
+
+
+def _from_shapes(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
+    try:
+        embedding_dim, in_chans = tensors["conv_1.weight"].shape[:2]
+        out_channels = tensors["upsampler.0.weight"].shape[0]
+        num_experts = tensors[f"{_RME}.moe_layer.gate.body.2.weight"].shape[0]
+        ranks = [tensors[f"{_RME}.moe_layer.experts.{e}.conv_1.weight"].shape[0] for e in range(num_experts)]
+        global_kernel_size = tensors[f"{_SME}.attn.conv.0.weight"].shape[-1]
+    except (KeyError, IndexError, ValueError) as error:
+        raise WeightsError(f"{source}: not a SeemoRe checkpoint (no usable {error})") from error
+    groups = {match[1] for name in tensors if (match := re.match(r"body\.(\d+)\.", name))}
+    return {
+        "scale": _scale(out_channels, in_chans, source),
+        "in_chans": in_chans,
+        "num_experts": num_experts,
+        "num_layers": len(groups),
+        "embedding_dim": embedding_dim,
+        "global_kernel_size": global_kernel_size,
+        "lr_space": _lr_space(ranks, source),
+    }
+
+
+def _scale(out_channels: int, in_chans: int, source: str) -> int:
+    scale = math.isqrt(out_channels // max(in_chans, 1))
+    if scale < 1 or scale**2 * in_chans != out_channels:
+        raise WeightsError(f"{source}: upsampler.0.weight has {out_channels} outputs, which is not 3·scale²")
+    return scale
+
+
+def _lr_space(ranks: list[int], source: str) -> str:
+    # One or two experts can fit several growths, which then mean the same network.
+    for name, rank_of in RANK_OF_EXPERT.items():
+        if ranks == [rank_of(i) for i in range(len(ranks))]:
+            return name
+    raise WeightsError(f"{source}: experts of ranks {ranks} follow none of {', '.join(RANK_OF_EXPERT)}")
+
+
+def _matching_variant(read: Mapping[str, Any]) -> SeemoReConfig | None:
+    if read["scale"] not in (2, 3, 4):
+        return None
+    for name in VARIANTS:
+        variant = SeemoReConfig.variant(name, read["scale"])
+        if all(getattr(variant, field) == value for field, value in read.items()):
+            return variant
+    return None

@@ -1,0 +1,132 @@
+"""Parameters under the release's names and layouts, and back into the NNX modules.
+
+| here                      | PyTorch                          |
+|---------------------------|----------------------------------|
+| convolution (kh, kw, I, O)| (O, I, kh, kw)                   |
+| pointwise (I, O)          | 1×1 convolution (O, I, 1, 1)     |
+| router (I, O)             | linear (O, I)                    |
+| LayerNorm scale           | weight                           |
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.porting.errors import WeightsError
+
+_ROUTER = "groups.{}.rank_modulating.mixture_block.mixture.router.linear"
+
+# Layer here → layer in the release; each {} is an index, the same on both sides.
+_TORCH_LAYERS = {
+    "shallow_features": "conv_1",
+    "groups.{}.rank_modulating.norm_1": "body.{}.local_block.norm_1",
+    "groups.{}.rank_modulating.mixture_block.embed": "body.{}.local_block.block.conv_1.0",
+    "groups.{}.rank_modulating.mixture_block.expand": "body.{}.local_block.block.conv_1.2",
+    "groups.{}.rank_modulating.mixture_block.local.row": "body.{}.local_block.block.conv_2.0.conv.0",
+    "groups.{}.rank_modulating.mixture_block.local.column": "body.{}.local_block.block.conv_2.0.conv.1",
+    "groups.{}.rank_modulating.mixture_block.aggregate": "body.{}.local_block.block.agg_conv.0",
+    "groups.{}.rank_modulating.mixture_block.context_depthwise": "body.{}.local_block.block.conv.0",
+    "groups.{}.rank_modulating.mixture_block.context_pointwise": "body.{}.local_block.block.conv.1",
+    _ROUTER: "body.{}.local_block.block.moe_layer.gate.body.2",
+    "groups.{}.rank_modulating.mixture_block.mixture.experts.{}.from_features": (
+        "body.{}.local_block.block.moe_layer.experts.{}.conv_1"
+    ),
+    "groups.{}.rank_modulating.mixture_block.mixture.experts.{}.from_context": (
+        "body.{}.local_block.block.moe_layer.experts.{}.conv_2"
+    ),
+    "groups.{}.rank_modulating.mixture_block.mixture.experts.{}.up": (
+        "body.{}.local_block.block.moe_layer.experts.{}.conv_3"
+    ),
+    "groups.{}.rank_modulating.mixture_block.project": "body.{}.local_block.block.proj",
+    "groups.{}.rank_modulating.norm_2": "body.{}.local_block.norm_2",
+    "groups.{}.rank_modulating.feed_forward.expand": "body.{}.local_block.ffn.fn_1.0",
+    "groups.{}.rank_modulating.feed_forward.gate": "body.{}.local_block.ffn.gate",
+    "groups.{}.rank_modulating.feed_forward.project": "body.{}.local_block.ffn.fn_2.0",
+    "groups.{}.spatial_modulating.norm_1": "body.{}.global_block.norm_1",
+    "groups.{}.spatial_modulating.enhancement.to_query_value": "body.{}.global_block.block.to_qv.0",
+    "groups.{}.spatial_modulating.enhancement.striped.row": "body.{}.global_block.block.attn.conv.0",
+    "groups.{}.spatial_modulating.enhancement.striped.column": "body.{}.global_block.block.attn.conv.1",
+    "groups.{}.spatial_modulating.enhancement.project": "body.{}.global_block.block.proj",
+    "groups.{}.spatial_modulating.norm_2": "body.{}.global_block.norm_2",
+    "groups.{}.spatial_modulating.feed_forward.expand": "body.{}.global_block.ffn.fn_1.0",
+    "groups.{}.spatial_modulating.feed_forward.gate": "body.{}.global_block.ffn.gate",
+    "groups.{}.spatial_modulating.feed_forward.project": "body.{}.global_block.ffn.fn_2.0",
+    "norm": "norm",
+    "deep_features": "conv_2",
+    "upsampler": "upsampler.0",
+}
+_TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+
+Path = tuple[str | int, ...]
+
+
+def to_torch(model: SeemoRe) -> dict[str, np.ndarray]:
+    """The model's parameters, float32, under the release's names and in its layouts."""
+    tensors = {}
+    for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        tensors[_torch_name(path)] = _to_torch_layout(path, np.asarray(parameter[...], np.float32))
+    return tensors
+
+
+def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source: str) -> SeemoRe:
+    """A model of that configuration with these parameters; `source` names them in errors.
+
+    Raises:
+      WeightsError: a parameter has no tensor, a tensor no parameter, or their shapes differ.
+    """
+    model = nnx.eval_shape(lambda: SeemoRe(config, rngs=nnx.Rngs(0)))
+    graph, abstract = nnx.split(model)
+    expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(abstract)}
+    _check_names(expected, tensors, source)
+
+    filled = []
+    for name, (path, leaf) in expected.items():
+        wanted = _to_torch_layout(path, np.empty(leaf.shape, np.bool_)).shape
+        if tensors[name].shape != wanted:
+            raise WeightsError(f"{source}: {name} has shape {tensors[name].shape}, expected {wanted}")
+        array = _from_torch_layout(tensors[name], leaf.shape)
+        filled.append((path, leaf.replace(jnp.asarray(array, jnp.float32))))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def _check_names(expected: Mapping[str, object], tensors: Mapping[str, object], source: str) -> None:
+    missing = sorted(set(expected) - set(tensors))
+    unused = sorted(set(tensors) - set(expected))
+    if missing or unused:
+        complaints = [f"missing {_some(missing)}"] * bool(missing) + [f"unknown {_some(unused)}"] * bool(unused)
+        raise WeightsError(f"{source}: does not hold the parameters of this SeemoRe: {'; '.join(complaints)}")
+
+
+def _some(names: list[str], shown: int = 5) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def _torch_name(path: Path) -> str:
+    *layer, leaf = path
+    indices = [part for part in layer if isinstance(part, int)]
+    return f"{_TORCH_LAYERS[_pattern(layer)].format(*indices)}.{_TORCH_LEAVES[str(leaf)]}"
+
+
+def _pattern(layer: Sequence[str | int]) -> str:
+    return ".".join("{}" if isinstance(part, int) else part for part in layer)
+
+
+def _to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
+    if path[-1] != "kernel":
+        return array
+    if array.ndim == 4:
+        return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
+    linear = np.ascontiguousarray(array.T)
+    return linear if _pattern(path[:-1]) == _ROUTER else linear[..., None, None]
+
+
+def _from_torch_layout(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if tensor.ndim == 1:
+        return tensor
+    if len(shape) == 4:
+        return tensor.transpose(2, 3, 1, 0)
+    return tensor.reshape(tensor.shape[:2]).T

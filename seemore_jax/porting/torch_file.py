@@ -1,0 +1,279 @@
+"""PyTorch's `.pth` files, read and written without PyTorch.
+
+A `.pth` file is a pickle, and a pickle can run any program. The unpickler here knows only the few names that a
+file of tensors needs and refuses every other one; it never imports anything.
+
+Two formats: the zip archive that PyTorch writes since 1.6 (`NAME/data.pkl`, and one stored entry
+`NAME/data/KEY` for each storage), and the older sequence of pickles followed by the raw storages.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from seemore_jax.files import replacing
+from seemore_jax.porting.errors import WeightsError
+
+_DTYPE_OF_STORAGE = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+
+def read_torch_file(path: str | os.PathLike[str]) -> Any:
+    """What `torch.save` wrote: nested dicts, lists and numbers, with tensors as NumPy arrays.
+
+    bfloat16 tensors have the dtype `ml_dtypes.bfloat16`.
+
+    Raises:
+      WeightsError: the file is missing, damaged, not PyTorch's, or asks for a name that is not needed to
+        describe tensors (the name is in the message; nothing of it was run).
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+        read = _read_zip if zipfile.is_zipfile(io.BytesIO(data)) else _read_legacy
+        return _to_arrays(read(data))
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except Exception as error:
+        # A damaged pickle can make the unpickler raise nearly anything.
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise WeightsError(f"{path}: damaged, or not a PyTorch file ({detail})") from error
+
+
+@dataclasses.dataclass
+class _Storage:
+    """A run of numbers in the file, filled in when its bytes are read."""
+
+    dtype: np.dtype
+    count: int
+    array: np.ndarray | None = None
+
+    def fill(self, data: bytes) -> None:
+        if len(data) != self.count * self.dtype.itemsize:
+            raise WeightsError(f"damaged: a storage of {self.count} numbers has {len(data)} bytes")
+        self.array = np.frombuffer(data, self.dtype.newbyteorder("<") if self.dtype.kind != "V" else self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage: the arguments of `torch._utils._rebuild_tensor_v2`."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        numbers = (self.offset, *self.shape, *self.strides)
+        plain = all(isinstance(number, int) and number >= 0 for number in numbers)
+        if not plain or not isinstance(self.storage, _Storage) or len(self.shape) != len(self.strides):
+            raise WeightsError("damaged: a tensor has an impossible shape")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        count = math.prod(self.shape)
+        # The second bound refuses views that repeat a small storage into an enormous tensor.
+        if count and (last >= self.storage.count or count > self.storage.count):
+            raise WeightsError("damaged: a tensor reaches beyond its storage")
+
+    def to_array(self) -> np.ndarray:
+        storage = self.storage.array
+        if storage is None:
+            raise WeightsError("damaged: a tensor's storage is missing")
+        strides = tuple(stride * storage.itemsize for stride in self.strides)
+        view = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides, writeable=False)
+        return np.ascontiguousarray(view).astype(self.storage.dtype).reshape(self.shape)
+
+
+class _Name:
+    """A name that the file may ask for. It has no attributes that a pickle could set."""
+
+    __slots__ = ("_apply",)
+
+    def __init__(self, apply: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_apply", apply)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise WeightsError("refused: the file tries to change the reader")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._apply(*arguments)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+_ALLOWED = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Name(lambda tensor, *_: tensor),
+    ("torch", "Size"): _Name(tuple),
+    **{("torch", storage): storage for storage in _DTYPE_OF_STORAGE},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows the names in `_ALLOWED`, and hands every storage that the pickle mentions to `storages`."""
+
+    def __init__(self, file: io.BytesIO, storages: dict[str, _Storage]) -> None:
+        super().__init__(file, encoding="utf-8")
+        self._storages = storages
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise WeightsError(
+                f"refused: the file asks for {module}.{name}; only tensors are read from .pth files"
+            ) from None
+
+    def persistent_load(self, reference: Any) -> _Storage:
+        kind, storage_type, key, _, count = reference[:5]
+        if kind != "storage" or storage_type not in _DTYPE_OF_STORAGE or not isinstance(count, int) or count < 0:
+            raise WeightsError(f"damaged: unknown storage {reference!r:.80}")
+        storage = _Storage(_DTYPE_OF_STORAGE[storage_type], count)
+        return self._storages.setdefault(str(key), storage)
+
+
+def _unpickle(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
+    _check_memo(file)
+    return _Unpickler(file, storages).load()
+
+
+def _check_memo(file: io.BytesIO) -> None:
+    """The unpickler's memo is an array: a huge index in a short pickle would take all memory."""
+    start = file.tell()
+    size = len(file.getbuffer())
+    for opcode, argument, _ in pickletools.genops(file):
+        if "PUT" in opcode.name and int(argument or 0) > size:
+            raise WeightsError("damaged: an impossible index in the pickle")
+    file.seek(start)
+
+
+def _read_zip(data: bytes) -> Any:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = archive.namelist()
+        pickled = [name for name in names if name.split("/", 1)[1:] == ["data.pkl"]]
+        if len(pickled) != 1:
+            raise WeightsError("a zip archive, but not one that torch.save wrote (no data.pkl)")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise WeightsError("a compressed zip archive; torch.save writes uncompressed ones")
+        root = pickled[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+            raise WeightsError("written on a big-endian machine, which is not supported")
+        storages: dict[str, _Storage] = {}
+        content = _unpickle(io.BytesIO(archive.read(pickled[0])), storages)
+        for key, storage in storages.items():
+            storage.fill(archive.read(f"{root}data/{key}"))
+        return content
+
+
+def _read_legacy(data: bytes) -> Any:
+    file = io.BytesIO(data)
+    storages: dict[str, _Storage] = {}
+    if _unpickle(file, storages) != _LEGACY_MAGIC or _unpickle(file, storages) != _LEGACY_PROTOCOL:
+        raise WeightsError("not a PyTorch file")
+    if not _unpickle(file, storages)["little_endian"]:
+        raise WeightsError("written on a big-endian machine, which is not supported")
+    content = _unpickle(file, storages)
+    for key in _unpickle(file, storages):
+        storage = storages[str(key)]
+        (count,) = struct.unpack("<q", file.read(8))
+        if count != storage.count:
+            raise WeightsError(f"damaged: a storage of {storage.count} numbers claims {count}")
+        storage.fill(file.read(count * storage.dtype.itemsize))
+    return content
+
+
+def _to_arrays(content: Any) -> Any:
+    if isinstance(content, _Tensor):
+        return content.to_array()
+    if isinstance(content, dict):
+        return {key: _to_arrays(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return type(content)(_to_arrays(value) for value in content)
+    return content
+
+
+def write_torch_file(
+    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any]
+) -> None:
+    """Writes `{"params": tensors, **extra}`, float32, as `torch.save` would; `extra` holds plain values.
+
+    `torch.load(path, weights_only=True)` reads it.
+    """
+    arrays = {name: np.ascontiguousarray(tensor, np.dtype("<f4")) for name, tensor in tensors.items()}
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", _pickle(arrays, extra))
+        archive.writestr("archive/byteorder", "little")
+        for key, array in enumerate(arrays.values()):
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+        archive.writestr("archive/version", "3\n")
+
+
+def _pickle(arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> bytes:
+    # Written opcode by opcode: the pickle module would have to import torch to name its functions.
+    tensors = {name: _pickled_tensor(str(key), array) for key, (name, array) in enumerate(arrays.items())}
+    plain = {name: _pickled(value) for name, value in extra.items()}
+    return pickle.PROTO + b"\x02" + _pickled_dict({"params": _pickled_dict(tensors), **plain}) + pickle.STOP
+
+
+def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
+    storage = _pickled_tuple(
+        _pickled("storage"), _pickled_name("torch", "FloatStorage"), _pickled(key), _pickled("cpu"), _pickled(array.size)
+    )
+    strides = tuple(stride // array.itemsize for stride in array.strides)
+    no_hooks = _pickled_name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    arguments = _pickled_tuple(
+        storage + pickle.BINPERSID,
+        _pickled(0),
+        _pickled_tuple(*map(_pickled, array.shape)),
+        _pickled_tuple(*map(_pickled, strides)),
+        _pickled(False),
+        no_hooks,
+    )
+    return _pickled_name("torch._utils", "_rebuild_tensor_v2") + arguments + pickle.REDUCE
+
+
+def _pickled(value: Any) -> bytes:
+    if isinstance(value, dict):
+        return _pickled_dict({key: _pickled(item) for key, item in value.items()})
+    return pickle.dumps(value, protocol=2).removeprefix(pickle.PROTO + b"\x02").removesuffix(pickle.STOP)
+
+
+def _pickled_dict(items: Mapping[str, bytes]) -> bytes:
+    pairs = b"".join(_pickled(key) + value for key, value in items.items())
+    return pickle.EMPTY_DICT + pickle.MARK + pairs + pickle.SETITEMS
+
+
+def _pickled_tuple(*items: bytes) -> bytes:
+    return pickle.MARK + b"".join(items) + pickle.TUPLE
+
+
+def _pickled_name(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()

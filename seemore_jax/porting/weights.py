@@ -1,0 +1,225 @@
+"""Weights on disk: one place to load them from any supported format, and to save them in any.
+
+| format        | suffix         | configuration stored in              |
+|---------------|----------------|--------------------------------------|
+| PyTorch       | `.pth`, `.pt`  | the entry `seemore_config`           |
+| safetensors   | `.safetensors` | the metadata entry `seemore_config`  |
+| Hugging Face  | a directory    | `config.json` (+ `model.safetensors`)|
+
+All hold float32 tensors under the release's names and in its layouts.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from seemore_jax.files import replacing
+from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.network.config import stored_fields
+from seemore_jax.porting.errors import WeightsError
+from seemore_jax.porting.hyperparameters import Hyperparameters, read_hyperparameters
+from seemore_jax.porting.names import from_torch, to_torch
+from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
+
+BUNDLED = Path(__file__).parents[1] / "weights"
+
+_TORCH_SUFFIXES = (".pth", ".pt")
+_CONFIG_ENTRY = "seemore_config"
+# A training run stores both; the average is the better network where there is one.
+_PARAMETER_ENTRIES = ("params_ema", "params")
+
+Tensors = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Parameters as found in a file, before they become a model.
+
+    Attributes:
+      source: the file or directory.
+      entry: which part of it was read, such as `params_ema`.
+      tensors: float32 arrays under the release's names.
+      hyperparameters: the configuration, and where each field came from.
+    """
+
+    source: Path
+    entry: str
+    tensors: Tensors
+    hyperparameters: Hyperparameters
+
+    @property
+    def config(self) -> SeemoReConfig:
+        return self.hyperparameters.config
+
+    def to_model(self) -> SeemoRe:
+        """The model; raises WeightsError unless the tensors fill it exactly."""
+        return from_torch(self.config, self.tensors, str(self.source))
+
+
+def load(source: str | os.PathLike[str], **overrides: Any) -> SeemoRe:
+    """Loads a model.
+
+    Args:
+      source: a `.pth`/`.pt` file (PyTorch need not be installed), a `.safetensors` file, a directory with
+        `model.safetensors`, or the name of bundled weights such as "T-x4".
+      **overrides: fields of `SeemoReConfig`. The shapes tell most of them; `use_shuffle`, `recursive`,
+        `topk` and `img_range` are needed for a foreign file that is none of the nine published
+        configurations. `compute_dtype` and `precision` choose how the model computes.
+
+    Raises:
+      WeightsError: the source is missing, damaged or refused, is not a SeemoRe, has parameters missing or
+        left over, or does not tell a field that was not given.
+    """
+    return read_weights(source, **overrides).to_model()
+
+
+def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
+    """What `load` reads, with where it came from; same arguments and errors."""
+    unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(SeemoReConfig)})
+    if unknown:
+        raise WeightsError(f"{unknown[0]} is not a field of SeemoReConfig")
+    path = _find(source)
+    entry, tensors, stored = _reader(path)(path)
+    tensors = {name.removeprefix("module."): _to_float32(name, tensor, path) for name, tensor in tensors.items()}
+    hyperparameters = read_hyperparameters(tensors, stored, overrides, str(path))
+    return Weights(path, entry, tensors, hyperparameters)
+
+
+def save(model: SeemoRe, path: str | os.PathLike[str]) -> None:
+    """Saves a model in the format that the suffix of `path` names; no suffix means a directory.
+
+    `.pth` files load in PyTorch with `weights_only=True` and, under `params`, with `strict=True` into
+    `seemore.module.SeemoRe`. Every format stores the configuration too, so that `load` needs no arguments.
+    A file is replaced only once the new one is complete.
+
+    Raises:
+      WeightsError: the suffix is unknown, or the path cannot be written.
+    """
+    path = Path(path)
+    write = _writer(path)
+    try:
+        write(path, to_torch(model), model.config)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises WeightsError if `save` would not know the format of `path`."""
+    _writer(Path(path))
+
+
+def _find(source: str | os.PathLike[str]) -> Path:
+    path = Path(source)
+    if path.exists():
+        return path
+    if re.fullmatch(r"[A-Z]-x\d+", str(source)):
+        bundled = BUNDLED / f"{source}.safetensors"
+        if bundled.exists():
+            return bundled
+        names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
+        available = f"bundled are {', '.join(names)}" if names else "this version bundles none"
+        raise WeightsError(f"{source}: no bundled weights of that name ({available}); give a weights file")
+    raise WeightsError(f"{path}: no such file or directory")
+
+
+def _reader(path: Path) -> Callable[[Path], tuple[str, Tensors, dict[str, Any]]]:
+    if path.is_dir():
+        return _read_directory
+    if path.suffix in _TORCH_SUFFIXES:
+        return _read_torch
+    if path.suffix == ".safetensors":
+        return _read_safetensors
+    raise _unknown_suffix(path)
+
+
+def _writer(path: Path) -> Callable[[Path, Tensors, SeemoReConfig], None]:
+    if path.suffix in _TORCH_SUFFIXES:
+        return _write_torch
+    if path.suffix == ".safetensors":
+        return _write_safetensors
+    if path.suffix == "" or path.is_dir():
+        return _write_directory
+    raise _unknown_suffix(path)
+
+
+def _unknown_suffix(path: Path) -> WeightsError:
+    return WeightsError(f"{path}: unknown format {path.suffix!r}; use .pth, .pt, .safetensors or a directory")
+
+
+def _read_torch(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+    content = read_torch_file(path)
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of parameters")
+    entry = next((name for name in _PARAMETER_ENTRIES if isinstance(content.get(name), dict)), None)
+    tensors = content if entry is None else content[entry]
+    stored = content.get(_CONFIG_ENTRY, {}) if entry else {}
+    return entry or "the file itself", tensors, _stored_config(stored, path)
+
+
+def _read_safetensors(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: damaged, or not a safetensors file ({error})") from error
+    return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
+
+
+def _read_directory(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+    weights, config = path / "model.safetensors", path / "config.json"
+    if not weights.exists():
+        raise WeightsError(f"{path}: no model.safetensors in this directory")
+    _, tensors, stored = _read_safetensors(weights)
+    if config.exists():
+        stored = _parse_config(config.read_bytes(), config)
+    return "model.safetensors", tensors, stored
+
+
+def _parse_config(text: str | bytes, path: Path) -> dict[str, Any]:
+    try:
+        return _stored_config(json.loads(text), path)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: its configuration is not valid JSON") from error
+
+
+def _stored_config(config: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: its configuration is not a mapping of fields")
+    return {name: value for name, value in config.items() if name in stored_fields()}
+
+
+def _to_float32(name: Any, tensor: Any, path: Path) -> np.ndarray:
+    if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+        raise WeightsError(f"{path}: not a SeemoRe checkpoint: {name!r:.60} is not a tensor")
+    if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
+        raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")
+    return tensor.astype(np.float32)
+
+
+def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
+    write_torch_file(path, tensors, {_CONFIG_ENTRY: config.to_dict()})
+
+
+def _write_safetensors(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
+    # "format" tells other libraries whose layouts these are.
+    metadata = {"format": "pt", _CONFIG_ENTRY: json.dumps(config.to_dict())}
+    with replacing(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
+
+
+def _write_directory(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
+    _write_safetensors(path / "model.safetensors", tensors, config)
+    fields: Mapping[str, Any] = {"model_type": "seemore", **config.to_dict()}
+    with replacing(path / "config.json") as temporary:
+        temporary.write_text(json.dumps(fields, indent=2) + "\n")
