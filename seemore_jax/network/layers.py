@@ -10,15 +10,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.nn.initializers import Initializer, variance_scaling
+from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
-
-# PyTorch draws weights and biases from U(-1/√fan_in, 1/√fan_in) (torch.nn.modules.conv, .linear:
-# kaiming_uniform with a = √5).
-_WEIGHT_INIT = variance_scaling(1 / 3, "fan_in", "uniform")
 
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 
@@ -43,8 +40,8 @@ def convolution(
         strides=stride,
         padding="SAME" if stride == 1 else "VALID",
         feature_group_count=groups,
-        kernel_init=_WEIGHT_INIT,
-        bias_init=_bias_init(fan_in),
+        kernel_init=_torch_default(fan_in),
+        bias_init=_torch_default(fan_in),
         rngs=rngs,
         **_computation(config),
     )
@@ -65,8 +62,8 @@ def pointwise(
         in_features,
         out_features,
         use_bias=use_bias,
-        kernel_init=_WEIGHT_INIT,
-        bias_init=_bias_init(in_features),
+        kernel_init=_torch_default(in_features),
+        bias_init=_torch_default(in_features),
         rngs=rngs,
         **_computation(config),
     )
@@ -84,10 +81,23 @@ def layer_norm(config: SeemoReConfig, features: int, *, rngs: nnx.Rngs) -> nnx.L
     )
 
 
-def _bias_init(fan_in: int) -> Initializer:
+class Unfilled:
+    """Stands in for `nnx.Rngs` where every parameter is about to be replaced: nothing is drawn or compiled."""
+
+    def params(self) -> None:
+        """The key of a parameter: none, which makes zeros."""
+
+
+def _torch_default(fan_in: int) -> Initializer:
+    """U(-1/√fan_in, 1/√fan_in), for weights and biases alike.
+
+    Source: `reset_parameters` in torch.nn.modules.conv and .linear (kaiming_uniform with a = √5).
+    """
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        if key is None:
+            return np.zeros(shape, dtype)
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

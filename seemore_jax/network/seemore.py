@@ -16,7 +16,7 @@ Feature maps are (N, H, W, C). The function is that of the PyTorch release, to w
 maps every parameter; unlike the release's, it takes any batch and any image size.
 """
 
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, Self, cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.layers import (
+    Unfilled,
     channel_shuffle,
     convolution,
     depthwise_convolution,
@@ -74,6 +75,11 @@ class SeemoRe(nnx.Module):
         self.norm = layer_norm(config, channels, rngs=rngs)
         self.deep_features = convolution(config, channels, channels, (3, 3), rngs=rngs)
         self.upsampler = convolution(config, channels, config.in_chans * config.scale**2, (3, 3), rngs=rngs)
+
+    @classmethod
+    def unfilled(cls, config: SeemoReConfig) -> Self:
+        """A model without initial parameters (they are zeros), made at once: for loading weights into."""
+        return cls(config, rngs=cast(nnx.Rngs, Unfilled()))
 
     @overload
     def __call__(

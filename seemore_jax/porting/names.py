@@ -77,14 +77,13 @@ def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source:
     Raises:
       WeightsError: a parameter has no tensor, a tensor no parameter, or their shapes differ.
     """
-    model = nnx.eval_shape(lambda: SeemoRe(config, rngs=nnx.Rngs(0)))
-    graph, abstract = nnx.split(model)
-    expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(abstract)}
+    graph, zeros = nnx.split(SeemoRe.unfilled(config))
+    expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(zeros)}
     _check_names(expected, tensors, source)
 
     filled = []
     for name, (path, leaf) in expected.items():
-        wanted = _to_torch_layout(path, np.empty(leaf.shape, np.bool_)).shape
+        wanted = _to_torch_layout(path, leaf[...]).shape
         if tensors[name].shape != wanted:
             raise WeightsError(f"{source}: {name} has shape {tensors[name].shape}, expected {wanted}")
         array = _from_torch_layout(tensors[name], leaf.shape)

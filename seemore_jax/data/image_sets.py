@@ -1,0 +1,109 @@
+"""Benchmark and validation sets as users have them: folders of HR images, with or without LR files.
+
+    SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set
+    FOLDER/*.png                                                a flat folder of HR images
+    FOLDER/SET/…                                                a folder of sets
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from seemore_jax.data.images import SUFFIXES, read_image, to_rgb8
+from seemore_jax.data.imresize import imresize
+from seemore_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePair:
+    """An HR file and the LR file that belongs to it, if there is one; named after the HR file's stem."""
+
+    name: str
+    hr: Path
+    lr: Path | None
+
+    def read(self, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
+        """LR and HR as RGB, HR cropped to `scale` times LR.
+
+        Without an LR file, LR is MATLAB's bicubic of HR cropped to a multiple of the scale.
+
+        Raises:
+          InputError: a file cannot be read, HR is smaller than the scale, or LR does not belong to HR.
+        """
+        hr = to_rgb8(read_image(self.hr))
+        height, width = (side // scale for side in hr.shape[:2])
+        if height == 0 or width == 0:
+            raise InputError(f"{self.hr}: {hr.shape[1]}×{hr.shape[0]} is too small for scale {scale}")
+        if self.lr is None:
+            hr = hr[: height * scale, : width * scale]
+            return imresize(hr, 1 / scale), hr
+        lr = to_rgb8(read_image(self.lr))
+        if not all(0 <= side - scale * small < scale for side, small in zip(hr.shape[:2], lr.shape[:2], strict=True)):
+            raise InputError(
+                f"{self.lr}: {lr.shape[1]}×{lr.shape[0]} times {scale} is not {hr.shape[1]}×{hr.shape[0]}, "
+                f"the size of {self.hr}"
+            )
+        return lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """A named list of pairs; named after its folder."""
+
+    name: str
+    pairs: tuple[ImagePair, ...]
+
+
+def find_image_sets(folders: Iterable[str | os.PathLike[str]], scale: int) -> list[ImageSet]:
+    """The sets in `folders`, each of which may be a flat folder of images, a set, or a folder of sets.
+
+    Raises:
+      InputError: a folder is missing or holds no images, two sets have the same name, or two images of a set.
+    """
+    sets: list[ImageSet] = []
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder")
+        found = [_image_set(path, scale) for path in _set_folders(folder)]
+        if not found:
+            raise InputError(f"{folder}: no images here, neither in HR/ nor in subfolders ({', '.join(SUFFIXES)})")
+        sets += found
+    _require_unique([image_set.name for image_set in sets], "two sets are called")
+    return sets
+
+
+def _set_folders(folder: Path) -> list[Path]:
+    if _images(folder) or _images(folder / "HR"):
+        return [folder]
+    return [child for child in sorted(folder.iterdir()) if child.is_dir() and (_images(child) or _images(child / "HR"))]
+
+
+def _image_set(folder: Path, scale: int) -> ImageSet:
+    name = folder.resolve().name
+    hr_files = _images(folder / "HR") or _images(folder)
+    _require_unique([file.stem for file in hr_files], f"{folder}: two images are called")
+    lr_files = {file.stem: file for file in _images(folder / "LR_bicubic" / f"X{scale}")}
+    return ImageSet(name, tuple(ImagePair(hr.stem, hr, _lr_file(hr.stem, lr_files, scale)) for hr in hr_files))
+
+
+def _lr_file(stem: str, lr_files: dict[str, Path], scale: int) -> Path | None:
+    # As DIV2K and Set5 name them, as Manga109 does, as SelfExSR does (…_HR, …_LR), and unchanged.
+    candidates = (f"{stem}x{scale}", f"{stem}_LRBI_x{scale}", f"{stem.removesuffix('_HR')}_LR", stem)
+    return next((lr_files[name] for name in candidates if name in lr_files), None)
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    return sorted(file for file in files if file.is_file())
+
+
+def _require_unique(names: list[str], complaint: str) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{complaint} {repeated[0]}")
