@@ -1,8 +1,8 @@
 """Benchmark and validation sets as users have them: folders of HR images, with or without LR files.
 
-    SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set
-    FOLDER/*.png                                                a flat folder of HR images
-    FOLDER/SET/…                                                a folder of sets
+SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set
+FOLDER/*.png                                                a flat folder of HR images
+FOLDER/SET/…                                                a folder of sets
 """
 
 import dataclasses

@@ -46,7 +46,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt[np.ndarray, "h w *c"]:
     try:
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
-        if header.startswith(_PNG) and header[_PNG_BIT_DEPTH :] == b"\x10":
+        if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
             return _without_grey_alpha(np.asarray(imagecodecs.png_decode(path.read_bytes())))
         if header.startswith(_TIFF) and (image := _read_tiff16(path)) is not None:
             return image
@@ -59,7 +59,8 @@ def read_image(path: str | os.PathLike[str]) -> UInt[np.ndarray, "h w *c"]:
         raise ImageError(f"{path}: is a folder, not an image") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged data.
-        raise ImageError(f"{path}: not a readable image ({' '.join(str(error).split()) or type(error).__name__})") from error
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{path}: not a readable image ({detail})") from error
 
 
 def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
@@ -71,12 +72,8 @@ def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"])
       ImageError: the format is unknown or cannot hold 16 bits or transparency, or the path cannot be written.
     """
     path = Path(path)
-    check_image_target(path)
+    check_image_target(path, image)
     suffix = path.suffix.lower()
-    if image.dtype == np.uint16 and suffix not in _SIXTEEN_BIT:
-        raise ImageError(f"{path}: {suffix} cannot hold 16 bits; use .png or .tiff")
-    if image.shape[2:] == (4,) and suffix in _NO_ALPHA:
-        raise ImageError(f"{path}: {suffix} cannot hold transparency; use .png, .webp or .tiff")
     try:
         with replacing(path) as temporary:
             if image.dtype != np.uint16:
@@ -89,10 +86,15 @@ def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"])
         raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def check_image_target(path: str | os.PathLike[str]) -> None:
-    """Raises ImageError if `write_image` would not know the format of `path`."""
-    if Path(path).suffix.lower() not in SUFFIXES:
+def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
+    """Raises ImageError if the format that the suffix of `path` names cannot hold images like this one."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
         raise ImageError(f"{path}: not an image format that can be written; use {', '.join(SUFFIXES)}")
+    if image.dtype == np.uint16 and suffix not in _SIXTEEN_BIT:
+        raise ImageError(f"{path}: {suffix} cannot hold 16 bits; use .png or .tiff")
+    if image.shape[2:] == (4,) and suffix in _NO_ALPHA:
+        raise ImageError(f"{path}: {suffix} cannot hold transparency; use .png, .webp or .tiff")
 
 
 def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -1,0 +1,1 @@
+"""Measuring super-resolution: metrics, benchmark sets, reports."""

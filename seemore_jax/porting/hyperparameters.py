@@ -58,8 +58,8 @@ def read_hyperparameters(
     missing = [field for field in UNREADABLE if field not in values]
     if missing:
         raise WeightsError(
-            f"{source}: not one of the nine published configurations, and its shapes do not tell "
-            f"{', '.join(missing)}: give {'them as arguments' if len(missing) > 1 else 'it as an argument'}"
+            f"{source}: none of the nine published configurations, and the file does not tell all of it; "
+            f"give {', '.join(missing)} as argument{'s' if len(missing) > 1 else ''}"
         )
     for given, where in ((stored, "its stored configuration"), (overrides, "the argument")):
         for field in read.keys() & given.keys():

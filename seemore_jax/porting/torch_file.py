@@ -220,9 +220,7 @@ def _to_arrays(content: Any) -> Any:
     return content
 
 
-def write_torch_file(
-    path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any]
-) -> None:
+def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
     """Writes `{"params": tensors, **extra}`, float32, as `torch.save` would; `extra` holds plain values.
 
     `torch.load(path, weights_only=True)` reads it.
@@ -244,9 +242,8 @@ def _pickle(arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> bytes
 
 
 def _pickled_tensor(key: str, array: np.ndarray) -> bytes:
-    storage = _pickled_tuple(
-        _pickled("storage"), _pickled_name("torch", "FloatStorage"), _pickled(key), _pickled("cpu"), _pickled(array.size)
-    )
+    storage_type = _pickled_name("torch", "FloatStorage")
+    storage = _pickled_tuple(_pickled("storage"), storage_type, _pickled(key), _pickled("cpu"), _pickled(array.size))
     strides = tuple(stride // array.itemsize for stride in array.strides)
     no_hooks = _pickled_name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
     arguments = _pickled_tuple(

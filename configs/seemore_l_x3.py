@@ -1,0 +1,14 @@
+"""SeemoRe-L ×3 as published.
+
+959,803 parameters; 87.74 GMACs for a 1280×720 output.
+No published figure is known to us for this configuration.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.release import recipe
+
+
+def get_config() -> ConfigDict:
+    """The experiment's configuration."""
+    return recipe("L", 3)

@@ -1,0 +1,14 @@
+"""SeemoRe-L ×4 as published.
+
+968,896 parameters; 49.94 GMACs for a 1280×720 output.
+Reaches, in the paper, PSNR: Urban100 26.79 dB, Manga109 31.48.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.release import recipe
+
+
+def get_config() -> ConfigDict:
+    """The experiment's configuration."""
+    return recipe("L", 4)

@@ -1,0 +1,64 @@
+"""Evaluates weights, or bicubic, on benchmark sets.
+
+python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.errors import InputError
+from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
+from seemore_jax.evaluation.report import evaluate_to_folder, set_table
+from seemore_jax.inference import upscale
+from seemore_jax.network import SeemoReConfig
+from seemore_jax.porting import load
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
+_WEIGHTS = flags.DEFINE_string("weights", None, "Weights file or directory, or 'bicubic' for the baseline alone.")
+_DATA = flags.DEFINE_list("data", None, "Folders: flat ones of images, sets (HR/, LR_bicubic/X4/), folders of sets.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the SR images, results.json and comparison.png.")
+flags.mark_flags_as_required(["config", "weights", "data", "output"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    # Under absl, JAX would report every kind of device that this machine lacks.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    try:
+        _evaluate(_CONFIG.value)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _evaluate(config: ConfigDict) -> None:
+    sets = find_image_sets(_DATA.value, config.scale)
+    method, upscaler = _upscaler(config)
+    results = evaluate_to_folder(sets, config.scale, upscaler, method, _WEIGHTS.value, Path(_OUTPUT.value))
+    print(f"PSNR (dB) / SSIM of the luma, ×{config.scale}")
+    print(set_table(results, method))
+    print(f"SR images, results.json and comparison.png are in {_OUTPUT.value}")
+
+
+def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
+    if _WEIGHTS.value == BICUBIC:
+        return BICUBIC, bicubic_upscaler(config.scale)
+    model = load(_WEIGHTS.value, compute_dtype=config.compute_dtype, precision=config.precision)
+    expected = SeemoReConfig.variant(config.variant, config.scale)
+    if model.config.to_dict() != expected.to_dict():
+        found = f"SeemoRe-{model.config.variant_name or '(none published)'} ×{model.config.scale}"
+        raise InputError(
+            f"{_WEIGHTS.value}: holds a {found}, but the config is of SeemoRe-{config.variant} ×{config.scale}; "
+            "give the config that belongs to the weights"
+        )
+    return f"SeemoRe-{config.variant}", lambda lr: upscale(model, lr)
+
+
+if __name__ == "__main__":
+    app.run(main)

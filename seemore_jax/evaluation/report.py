@@ -1,0 +1,161 @@
+"""What an evaluation leaves behind: SR images, `results.json`, a table, and a figure for the eye."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from seemore_jax.data.image_sets import ImageSet
+from seemore_jax.data.images import write_image
+from seemore_jax.errors import InputError
+from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_images
+from seemore_jax.files import replacing
+
+_CROP = 96  # HR pixels on each side of a crop in the figure
+_ROWS = 6  # images in the figure
+
+
+@dataclasses.dataclass(frozen=True)
+class SetScores:
+    """Scores of the images of one set under their names, and of bicubic on the same images."""
+
+    images: dict[str, Scores]
+    bicubic_images: dict[str, Scores]
+
+    @property
+    def mean(self) -> Scores:
+        return Scores.mean(list(self.images.values()))
+
+    @property
+    def bicubic(self) -> Scores:
+        return Scores.mean(list(self.bicubic_images.values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """The same part of an image in several versions under their names, with its caption."""
+
+    caption: str
+    versions: dict[str, np.ndarray]
+
+
+def evaluate_to_folder(
+    sets: Sequence[ImageSet], scale: int, upscaler: Upscaler, method: str, weights: str, output: Path
+) -> dict[str, SetScores]:
+    """Evaluates `upscaler` on whole sets with a progress bar, and writes everything into `output`.
+
+    Writes `SET/NAME.png` (the SR images), `results.json` and `comparison.png`.
+
+    Args:
+      sets: what to evaluate on.
+      scale: the upscaling factor, and the shave of the metrics.
+      upscaler: LR to SR.
+      method: its name in the figure.
+      weights: what `results.json` says that was evaluated.
+      output: a folder, made if missing.
+
+    Raises:
+      InputError: an image cannot be used, or `output` cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be made: {error.strerror or error}") from error
+    results: dict[str, SetScores] = {}
+    shown: list[Crop] = []
+    with tqdm(total=sum(len(s.pairs) for s in sets), unit="image", desc="evaluating") as progress:
+        for image_set in sets:
+            scores = results[image_set.name] = SetScores({}, {})
+            for image in evaluate_images(image_set.pairs, scale, upscaler):
+                scores.images[image.name] = image.scores
+                scores.bicubic_images[image.name] = image.bicubic_scores
+                write_image(output / image_set.name / f"{image.name}.png", image.sr)
+                if len(shown) < _ROWS:
+                    shown.append(_most_telling_crop(image, method))
+                progress.update()
+    with replacing(output / "results.json") as temporary:
+        temporary.write_text(json.dumps(to_json(results, scale, weights), indent=2) + "\n")
+    with replacing(output / "comparison.png") as temporary:
+        comparison_figure(shown).savefig(temporary, dpi=100)
+    return results
+
+
+def to_json(results: dict[str, SetScores], scale: int, weights: str) -> dict[str, Any]:
+    """The content of `results.json`: unrounded; an infinite PSNR is null."""
+    return {
+        "scale": scale,
+        "weights": weights,
+        "sets": {
+            name: {
+                **_scores_json(scores.mean),
+                "bicubic": _scores_json(scores.bicubic),
+                "images": {image: _scores_json(s) for image, s in scores.images.items()},
+            }
+            for name, scores in results.items()
+        },
+    }
+
+
+def _scores_json(scores: Scores) -> dict[str, float | None]:
+    return {"psnr": scores.psnr if math.isfinite(scores.psnr) else None, "ssim": scores.ssim}
+
+
+def set_table(results: dict[str, SetScores], method: str) -> str:
+    """Means over the sets: a row for bicubic, and one for the method."""
+    means = {name: scores.mean for name, scores in results.items()}
+    return table({BICUBIC: {name: scores.bicubic for name, scores in results.items()}, method: means})
+
+
+def image_table(scores: SetScores, method: str) -> str:
+    """Each image of one set: a row for bicubic, and one for the method."""
+    return table({BICUBIC: scores.bicubic_images, method: scores.images})
+
+
+def table(rows: dict[str, dict[str, Scores]]) -> str:
+    """Rows of PSNR/SSIM as text: `rows[row][column]`, all rows with the same columns."""
+    columns = list(next(iter(rows.values())))
+    cells = {row: [f"{s.psnr:.2f} / {s.ssim:.4f}" for s in by_column.values()] for row, by_column in rows.items()}
+    first = max(map(len, rows))
+    widths = [max(len(column), *(len(line[i]) for line in cells.values())) for i, column in enumerate(columns)]
+    header = [column.rjust(width) for column, width in zip(columns, widths, strict=True)]
+    lines = ["  ".join([" " * first, *header])]
+    for row, line in cells.items():
+        lines.append("  ".join([row.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))]))
+    return "\n".join(lines)
+
+
+def _most_telling_crop(image: EvaluatedImage, method: str) -> Crop:
+    """The window where bicubic errs most: there methods differ visibly."""
+    squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
+    side = min(_CROP, *squared_error.shape)
+    # The filter centres its window on each pixel; keep the centres whose window lies inside the image.
+    error_of_window = scipy.ndimage.uniform_filter(squared_error, side)[side // 2 :, side // 2 :]
+    error_of_window = error_of_window[: image.hr.shape[0] - side + 1, : image.hr.shape[1] - side + 1]
+    top, left = np.unravel_index(np.argmax(error_of_window), error_of_window.shape)
+    window = slice(top, top + side), slice(left, left + side)
+    caption = f"{image.name}\nbicubic {image.bicubic_scores.psnr:.2f} dB"
+    if method != BICUBIC:
+        caption += f"\n{method} {image.scores.psnr:.2f} dB"
+    return Crop(caption, {"HR": image.hr[window], BICUBIC: image.bicubic[window], method: image.sr[window]})
+
+
+def comparison_figure(crops: Sequence[Crop]) -> Figure:
+    """One row for each crop, one column for each version."""
+    titles = list(crops[0].versions)
+    figure = Figure(figsize=(2.4 * len(titles), 2.4 * len(crops) + 0.4), layout="constrained")
+    axes = figure.subplots(len(crops), len(titles), squeeze=False)
+    for row, crop in zip(axes, crops, strict=True):
+        row[0].set_ylabel(crop.caption)
+        for axis, title in zip(row, titles, strict=True):
+            axis.imshow(crop.versions[title], interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                axis.set_title(title)
+    return figure

@@ -1,0 +1,37 @@
+"""Shared set-up: shape checks, one compilation cache, single-threaded PyTorch, and the real images."""
+
+import os
+from pathlib import Path
+
+# Compilation dominates these tests: workers and later runs share what was compiled.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked at run time; this must precede the first import of the package.
+install_import_hook("seemore_jax", "beartype.beartype")
+
+import hypothesis
+import pytest
+import torch
+
+# Examples compile programs and touch the disk, so they have no common deadline; and a failure repeats.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("tests")
+
+torch.set_num_threads(1)  # there is one test process for each core
+
+_DATA = Path(os.environ.get("SEEMORE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """The folder with Set5 and Set14; in CI its absence is a failure, elsewhere a skip."""
+    folder = _DATA / "benchmark"
+    if not folder.is_dir():
+        message = f"no benchmark images in {folder}: set SEEMORE_DATA to the folder that holds benchmark/"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
