@@ -1,6 +1,7 @@
 """Shared set-up: shape checks, one compilation cache, single-threaded PyTorch, and the real images."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Compilation dominates these tests: workers and later runs share what was compiled.
@@ -13,6 +14,7 @@ from jaxtyping import install_import_hook
 install_import_hook("seemore_jax", "beartype.beartype")
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -35,3 +37,11 @@ def benchmark_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switches the run-time checks off, for tests that hand over wrong types to see them refused."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,7 +1,6 @@
 """The oracle: the PyTorch release's network (`seemore` on PyPI), with weights that exercise all of it."""
 
-import functools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +17,8 @@ PARITY = 2e-5
 def release_model(config: SeemoReConfig, seed: int = 0) -> torch.nn.Module:
     """The release's network of that configuration, in evaluation mode, with perturbed weights.
 
-    PyTorch's initial weights leave norms and most of the routing trivial: norms get a scale and a shift, and
-    the routers weights large enough that different images choose different experts.
+    PyTorch's initial weights leave the norms trivial and let all images choose the same experts. Here norms
+    have a scale and a shift, and routers are made to tell the images of `images` apart.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -27,13 +26,26 @@ def release_model(config: SeemoReConfig, seed: int = 0) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            if "norm" in name:
-                parameter += 0.2 * noise
-            elif "gate.body" in name:
-                parameter.copy_(3 * noise)
-            else:
-                parameter += 0.3 * parameter.std() * noise if parameter.numel() > 1 else 0.1 * noise
+            parameter += 0.2 * noise if "norm" in name else 0.3 * parameter.abs().mean() * noise
+        _diversify_routing(model, generator)
     return model.eval()
+
+
+def _diversify_routing(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Gives each router, from the first layer on, random weights that ignore what all images have in common."""
+
+    def set_weights(router: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        pooled = inputs[0].mean(dim=(2, 3))
+        common = pooled.mean(dim=0)
+        linear = router.body[2]
+        weight = torch.randn(linear.weight.shape, generator=generator)
+        weight -= torch.outer(weight @ common, common) / common.square().sum()
+        linear.weight.copy_(1.5 * weight / (pooled @ weight.T).std())
+
+    handles = [group.local_block.block.moe_layer.gate.register_forward_pre_hook(set_weights) for group in model.body]
+    model.train()(to_nchw(images(16, 64, 64, seed=1000)))
+    for handle in handles:
+        handle.remove()
 
 
 def ported(model: torch.nn.Module, config: SeemoReConfig) -> SeemoRe:
@@ -57,20 +69,14 @@ def run_release(model: torch.nn.Module, nhwc: np.ndarray) -> np.ndarray:
 
 
 def to_nchw(nhwc: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(nhwc.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(np.array(nhwc.transpose(0, 3, 1, 2)))
 
 
 def to_nhwc(nchw: torch.Tensor) -> np.ndarray:
     return nchw.detach().numpy().transpose(0, 2, 3, 1)
 
 
-def jitted[**P, T](module: Callable[P, T]) -> Callable[P, T]:
-    """A module as a compiled function."""
+def run_compiled(module: nnx.Module, *arguments: Any, **options: Any) -> Any:
+    """The module's output from a compiled function."""
     graph, state = nnx.split(module)
-
-    @functools.wraps(type(module).__call__)
-    def call(*arguments, **options):  # type: ignore[no-untyped-def]
-        return run(state, *arguments)
-
-    run = jax.jit(lambda state, *arguments: nnx.merge(graph, state)(*arguments))
-    return call
+    return jax.jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs, **options))(state, *arguments)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 from seemore_jax.errors import InputError
 
@@ -79,7 +79,7 @@ class SeemoReConfig:
         self._require(self.topk <= self.num_experts, "topk", f"at most num_experts={self.num_experts}")
         self._require(isinstance(self.use_shuffle, bool), "use_shuffle", "true or false")
         self._require(_is_positive_number(self.img_range), "img_range", "a positive number")
-        self._require(self.lr_space in RANK_OF_EXPERT, "lr_space", _one_of(RANK_OF_EXPERT))
+        self._require(self.lr_space in tuple(RANK_OF_EXPERT), "lr_space", _one_of(RANK_OF_EXPERT))
         self._require(self.compute_dtype in _COMPUTE_DTYPES, "compute_dtype", _one_of(_COMPUTE_DTYPES))
         self._require(self.precision in _PRECISIONS, "precision", _one_of(_PRECISIONS))
 
@@ -93,7 +93,7 @@ class SeemoReConfig:
             raise InputError(f"configuration: {name} must be {expected}, not {getattr(self, name)!r}")
 
     @classmethod
-    def variant(cls, name: str, scale: int = 4, **overrides: Any) -> Self:
+    def variant(cls, name: str, scale: int = 4, **overrides: Any) -> "SeemoReConfig":
         """One of the nine published configurations: `name` T, B or L at `scale` 2, 3 or 4.
 
         `overrides` replace single fields, for ablations and small test networks.
@@ -105,7 +105,7 @@ class SeemoReConfig:
         return cls.from_dict({"scale": scale, **_VARIANTS[name], **overrides})
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> "SeemoReConfig":
         """The inverse of `to_dict`; missing fields take their defaults, unknown ones are an error."""
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))

@@ -81,8 +81,11 @@ def layer_norm(config: SeemoReConfig, features: int, *, rngs: nnx.Rngs) -> nnx.L
     )
 
 
-class Unfilled:
-    """Stands in for `nnx.Rngs` where every parameter is about to be replaced: nothing is drawn or compiled."""
+class Unfilled(nnx.Rngs):
+    """For a model whose parameters are about to be replaced: makes zeros, without drawing or compiling."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
 
     def params(self) -> None:
         """The key of a parameter: none, which makes zeros."""
@@ -97,7 +100,7 @@ def _torch_default(fan_in: int) -> Initializer:
 
     def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
         if key is None:
-            return np.zeros(shape, dtype)
+            return jnp.asarray(np.zeros(shape, dtype))
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

@@ -16,7 +16,7 @@ Feature maps are (N, H, W, C). The function is that of the PyTorch release, to w
 maps every parameter; unlike the release's, it takes any batch and any image size.
 """
 
-from typing import Literal, NamedTuple, Self, cast, overload
+from typing import Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -77,9 +77,9 @@ class SeemoRe(nnx.Module):
         self.upsampler = convolution(config, channels, config.in_chans * config.scale**2, (3, 3), rngs=rngs)
 
     @classmethod
-    def unfilled(cls, config: SeemoReConfig) -> Self:
+    def unfilled(cls, config: SeemoReConfig) -> "SeemoRe":
         """A model without initial parameters (they are zeros), made at once: for loading weights into."""
-        return cls(config, rngs=cast(nnx.Rngs, Unfilled()))
+        return cls(config, rngs=Unfilled())
 
     @overload
     def __call__(

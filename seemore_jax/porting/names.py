@@ -83,7 +83,7 @@ def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source:
 
     filled = []
     for name, (path, leaf) in expected.items():
-        wanted = _to_torch_layout(path, leaf[...]).shape
+        wanted = _to_torch_layout(path, np.asarray(leaf[...])).shape
         if tensors[name].shape != wanted:
             raise WeightsError(f"{source}: {name} has shape {tensors[name].shape}, expected {wanted}")
         array = _from_torch_layout(tensors[name], leaf.shape)
