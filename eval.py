@@ -19,10 +19,16 @@ from seemore_jax.network import SeemoReConfig
 from seemore_jax.porting import load
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
-_WEIGHTS = flags.DEFINE_string("weights", None, "Weights file or directory, or 'bicubic' for the baseline alone.")
-_DATA = flags.DEFINE_list("data", None, "Folders: flat ones of images, sets (HR/, LR_bicubic/X4/), folders of sets.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the SR images, results.json and comparison.png.")
-flags.mark_flags_as_required(["config", "weights", "data", "output"])
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Weights file or directory, or 'bicubic' for the baseline alone.", required=True
+)
+_DATA = flags.DEFINE_list(
+    "data", None, "Folders: flat ones of images, sets (HR/, LR_bicubic/X4/), folders of sets.", required=True
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for the SR images, results.json and comparison.png.", required=True
+)
+flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:

@@ -4,19 +4,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Compilation dominates these tests: workers and later runs share what was compiled.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
-from jaxtyping import install_import_hook
-
-# Shapes in annotations are checked at run time; this must precede the first import of the package.
-install_import_hook("seemore_jax", "beartype.beartype")
-
 import hypothesis
 import jaxtyping
 import pytest
 import torch
+
+from tests import runtime_checks
+
+# Compilation dominates these tests: workers and later runs share what was compiled. JAX reads this at its import.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# Shapes in annotations are checked at run time; this must precede the first import of the package.
+jaxtyping.install_import_hook("seemore_jax", f"{runtime_checks.__name__}.check")
 
 # Examples compile programs and touch the disk, so they have no common deadline; and a failure repeats.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -14,7 +14,7 @@ from seemore_jax.porting.names import from_torch
 PARITY = 2e-5
 
 
-def release_model(config: SeemoReConfig, seed: int = 0) -> torch.nn.Module:
+def release_model(config: SeemoReConfig, seed: int = 0) -> Any:
     """The release's network of that configuration, in evaluation mode, with perturbed weights.
 
     PyTorch's initial weights leave the norms trivial and let all images choose the same experts. Here norms
@@ -31,10 +31,10 @@ def release_model(config: SeemoReConfig, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def _diversify_routing(model: torch.nn.Module, generator: torch.Generator) -> None:
+def _diversify_routing(model: Any, generator: torch.Generator) -> None:
     """Gives each router, from the first layer on, random weights that ignore what all images have in common."""
 
-    def set_weights(router: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def set_weights(router: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         pooled = inputs[0].mean(dim=(2, 3))
         common = pooled.mean(dim=0)
         linear = router.body[2]
@@ -48,7 +48,7 @@ def _diversify_routing(model: torch.nn.Module, generator: torch.Generator) -> No
         handle.remove()
 
 
-def ported(model: torch.nn.Module, config: SeemoReConfig) -> SeemoRe:
+def ported(model: Any, config: SeemoReConfig) -> SeemoRe:
     """The same network here."""
     return from_torch(config, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, "oracle")
 
@@ -62,7 +62,7 @@ def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.clip(color + contrast * texture, 0, 1).astype(np.float32)
 
 
-def run_release(model: torch.nn.Module, nhwc: np.ndarray) -> np.ndarray:
+def run_release(model: Any, nhwc: np.ndarray) -> np.ndarray:
     """The release's output, image by image (in evaluation it takes no larger batch), as (N, H, W, C)."""
     with torch.no_grad():
         return np.concatenate([to_nhwc(model(to_nchw(image[None]))) for image in nhwc])

@@ -7,6 +7,7 @@ and tifffile.
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -22,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # its byte in the file, within the header chunk
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_QUALITY = {"quality": 95}
+_QUALITY: dict[str, Any] = {"quality": 95}
 _SAVE_OPTIONS = {".jpg": _QUALITY, ".jpeg": _QUALITY, ".webp": _QUALITY}
 _NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 _SIXTEEN_BIT = (".png", ".tif", ".tiff")
@@ -74,6 +75,7 @@ def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"])
     path = Path(path)
     check_image_target(path, image)
     suffix = path.suffix.lower()
+    image = np.ascontiguousarray(image)
     try:
         with replacing(path) as temporary:
             if image.dtype != np.uint16:

@@ -63,7 +63,7 @@ def _upscale_batch(
     lr = images.astype(jnp.float32) / peak
     sr = nnx.merge(graph, parameters)(jnp.broadcast_to(lr, (*lr.shape[:-1], 3)))
     if images.shape[-1] == 1:
-        sr = sum(weight * sr[..., i : i + 1] for i, weight in enumerate(_LUMA))
+        sr = jnp.sum(sr * jnp.asarray(_LUMA), axis=-1, keepdims=True)
     return jnp.round(jnp.clip(sr, 0, 1) * peak).astype(images.dtype)
 
 

@@ -142,8 +142,9 @@ def stored_fields() -> tuple[str, ...]:
 
 
 def _is_positive_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and value > 0
 
 
 def _one_of(names: Any) -> str:

@@ -9,6 +9,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +61,7 @@ _TORCH_LAYERS = {
 }
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]  # of NNX: names, and indices in lists
 
 
 def to_torch(model: SeemoRe) -> dict[str, np.ndarray]:
@@ -110,7 +111,7 @@ def _torch_name(path: Path) -> str:
     return f"{_TORCH_LAYERS[_pattern(layer)].format(*indices)}.{_TORCH_LEAVES[str(leaf)]}"
 
 
-def _pattern(layer: Sequence[str | int]) -> str:
+def _pattern(layer: Sequence[Any]) -> str:
     return ".".join("{}" if isinstance(part, int) else part for part in layer)
 
 

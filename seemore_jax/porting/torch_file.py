@@ -113,6 +113,7 @@ class _Name:
     """A name that the file may ask for. It has no attributes that a pickle could set."""
 
     __slots__ = ("_apply",)
+    _apply: Callable[..., Any]
 
     def __init__(self, apply: Callable[..., Any]) -> None:
         object.__setattr__(self, "_apply", apply)

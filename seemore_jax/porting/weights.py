@@ -37,6 +37,8 @@ _CONFIG_ENTRY = "seemore_config"
 _PARAMETER_ENTRIES = ("params_ema", "params")
 
 Tensors = dict[str, np.ndarray]
+# What a reader found: the entry that was read, its content (unchecked), and the stored configuration.
+Found = tuple[str, dict[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +89,8 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
     if unknown:
         raise WeightsError(f"{unknown[0]} is not a field of SeemoReConfig")
     path = _find(source)
-    entry, tensors, stored = _reader(path)(path)
-    tensors = {name.removeprefix("module."): _to_float32(name, tensor, path) for name, tensor in tensors.items()}
+    entry, content, stored = _reader(path)(path)
+    tensors = dict(_checked(name, tensor, path) for name, tensor in content.items())
     hyperparameters = read_hyperparameters(tensors, stored, overrides, str(path))
     return Weights(path, entry, tensors, hyperparameters)
 
@@ -130,7 +132,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
     raise WeightsError(f"{path}: no such file or directory")
 
 
-def _reader(path: Path) -> Callable[[Path], tuple[str, Tensors, dict[str, Any]]]:
+def _reader(path: Path) -> Callable[[Path], Found]:
     if path.is_dir():
         return _read_directory
     if path.suffix in _TORCH_SUFFIXES:
@@ -154,7 +156,7 @@ def _unknown_suffix(path: Path) -> WeightsError:
     return WeightsError(f"{path}: unknown format {path.suffix!r}; use .pth, .pt, .safetensors or a directory")
 
 
-def _read_torch(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+def _read_torch(path: Path) -> Found:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of parameters")
@@ -164,7 +166,7 @@ def _read_torch(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
     return entry or "the file itself", tensors, _stored_config(stored, path)
 
 
-def _read_safetensors(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+def _read_safetensors(path: Path) -> Found:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -176,7 +178,7 @@ def _read_safetensors(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
     return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
 
 
-def _read_directory(path: Path) -> tuple[str, Tensors, dict[str, Any]]:
+def _read_directory(path: Path) -> Found:
     weights, config = path / "model.safetensors", path / "config.json"
     if not weights.exists():
         raise WeightsError(f"{path}: no model.safetensors in this directory")
@@ -199,12 +201,13 @@ def _stored_config(config: Any, path: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in stored_fields()}
 
 
-def _to_float32(name: Any, tensor: Any, path: Path) -> np.ndarray:
+def _checked(name: Any, tensor: Any, path: Path) -> tuple[str, np.ndarray]:
+    """The release's name of a tensor, and its values as float32."""
     if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
         raise WeightsError(f"{path}: not a SeemoRe checkpoint: {name!r:.60} is not a tensor")
     if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
         raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")
-    return tensor.astype(np.float32)
+    return name.removeprefix("module."), tensor.astype(np.float32)  # DataParallel adds the prefix
 
 
 def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:

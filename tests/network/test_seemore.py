@@ -90,7 +90,10 @@ BLOCKS: dict[str, tuple[Callable[[SeemoRe], nnx.Module], str]] = {
     ),
     "gated feed-forward": (lambda m: m.groups[1].rank_modulating.feed_forward, "body.1.local_block.ffn"),
     "spatial modulating expert": (lambda m: m.groups[1].spatial_modulating, "body.1.global_block"),
-    "spatial enhancement expertise": (lambda m: m.groups[1].spatial_modulating.enhancement, "body.1.global_block.block"),
+    "spatial enhancement expertise": (
+        lambda m: m.groups[1].spatial_modulating.enhancement,
+        "body.1.global_block.block",
+    ),
     "residual group": (lambda m: m.groups[1], "body.1"),
     "LayerNorm": (lambda m: m.norm, "norm"),
     "upsampler convolution": (lambda m: m.upsampler, "upsampler.0"),
@@ -141,8 +144,8 @@ def test_gradients_are_those_of_the_release_in_training(name: str) -> None:
     lr = jnp.asarray(images(2, 16, 16))
     hr = np.random.default_rng(1).uniform(size=(2, 16 * config.scale, 16 * config.scale, 3)).astype(np.float32)
 
-    release_loss(release(to_nchw(lr)), to_nchw(hr), torch, torch.fft.rfft2).backward()  # type: ignore[no-untyped-call]
-    expected = {name: parameter.grad.numpy() for name, parameter in release.named_parameters()}  # type: ignore[union-attr]
+    release_loss(release(to_nchw(np.asarray(lr))), to_nchw(hr), torch, torch.fft.rfft2).backward()
+    expected = {name: parameter.grad.numpy() for name, parameter in release.named_parameters()}
 
     graph, state = nnx.split(model)
 
@@ -193,7 +196,7 @@ def test_experts_not_chosen_get_a_gradient_of_exactly_zero() -> None:
 def test_one_program_serves_every_routing() -> None:
     model = ported(release_model(SMALL), SMALL)
     graph, state = nnx.split(model)
-    run = jax.jit(lambda state, lr: nnx.merge(graph, state)(lr, return_routing=True))
+    run: Any = jax.jit(lambda state, lr: nnx.merge(graph, state)(lr, return_routing=True))
     routings = {run(state, images(1, 16, 16, seed))[1].experts.tobytes() for seed in range(8)}
     assert len(routings) > 1
     assert run._cache_size() == 1
@@ -278,7 +281,8 @@ def test_initial_parameters_have_pytorchs_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "lr", [jnp.zeros((16, 16, 3)), jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 0, 16, 3)), jnp.zeros((1, 16, 16, 3), "uint8")]
+    "lr",
+    [jnp.zeros((16, 16, 3)), jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 0, 16, 3)), jnp.zeros((1, 16, 16, 3), "uint8")],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_other_inputs_are_refused_in_words(lr: jax.Array) -> None:

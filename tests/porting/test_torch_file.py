@@ -43,7 +43,7 @@ def test_reads_every_dtype(tmp_path: Path, zipped: bool, dtype: torch.dtype) -> 
 @FORMATS
 def test_reads_views_parameters_scalars_and_shared_storages(tmp_path: Path, zipped: bool) -> None:
     base = torch.arange(30.0).reshape(5, 6)
-    content = OrderedDict(
+    content: dict[str, Any] = OrderedDict(
         transposed=base.T,
         part=base[1:4, 2:5],
         scalar=torch.tensor(3.5),
@@ -70,10 +70,10 @@ def test_reads_without_pytorch(tmp_path: Path) -> None:
 
 
 def test_pytorch_reads_what_is_written_in_its_safe_mode(tmp_path: Path) -> None:
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "weight": np.random.default_rng(0).normal(size=(3, 2, 1, 5)).astype(np.float32),
         "not contiguous": np.arange(6, dtype=np.float32).reshape(2, 3).T,
-        "scalar": np.float32(2.5).reshape(()),
+        "scalar": np.array(2.5, np.float32),
         "empty": np.zeros((0, 3), np.float32),
     }
     extra = {"config": {"scale": 4, "img_range": 255.0, "use_shuffle": True, "lr_space": "exp"}}
@@ -108,7 +108,7 @@ def test_refuses_to_run_anything_and_names_it(tmp_path: Path, zipped: bool, func
 
 
 def test_refuses_whole_pickled_models(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="torch.nn.modules"):
+    with pytest.raises(WeightsError, match=r"torch\.nn\.modules"):
         read_torch_file(save(torch.nn.Linear(2, 2), tmp_path / "x.pth"))
 
 

@@ -197,7 +197,7 @@ def test_files_that_are_no_weights_give_one_line(tmp_path: Path) -> None:
         "numbers.pth": None,
     }
     torch.save([1, 2], tmp_path / "list.pth")
-    torch.save({"params": {"a": 1}}, tmp_path / "numbers.pth")
+    torch.save({"params": {7: 1}}, tmp_path / "numbers.pth")
     for name, content in files.items():
         if content is not None:
             (tmp_path / name).write_bytes(content)
@@ -223,7 +223,7 @@ def test_bundled_names_are_files_of_the_package(tmp_path: Path, monkeypatch: pyt
         sj.load("T-x4")
     model = SeemoRe(SMALL, rngs=nnx.Rngs(0))
     sj.save(model, tmp_path / "T-x2.safetensors")
-    np.testing.assert_array_equal(sj.load("T-x2").norm.scale[...], model.norm.scale[...])
+    np.testing.assert_array_equal(sj.load("T-x2").norm.scale, model.norm.scale)
     with pytest.raises(WeightsError, match="bundled are T-x2"):
         sj.load("T-x4")
 
@@ -247,6 +247,6 @@ def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, target: str, monke
         patch.setattr(Path, "replace", no_space)
         with pytest.raises(WeightsError, match="No space left"):
             sj.save(SeemoRe.unfilled(SMALL), tmp_path / target)
-    np.testing.assert_array_equal(sj.load(tmp_path / target).norm.scale[...], model.norm.scale[...])
+    np.testing.assert_array_equal(sj.load(tmp_path / target).norm.scale, model.norm.scale)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == (["config.json", "model.safetensors"] if target == "folder" else [target])

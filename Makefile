@@ -1,0 +1,52 @@
+# make demo    upscale real photographs (installs what the program needs)
+# make test    style, types and the whole test suite (installs what the tests need, too)
+#
+# The first call makes an environment in .venv; later calls need no network.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One test process for each core.
+WORKERS ?= auto
+# Weights for the demo, as long as none are bundled: make demo WEIGHTS=model.pth
+WEIGHTS ?=
+
+.PHONY: demo test lint types unit constraints clean
+
+demo: $(VENV)/runtime
+	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) --output build/demo
+
+test: lint types unit
+
+lint: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/test
+	$(BIN)/mypy
+
+unit: $(VENV)/test
+	$(BIN)/pytest -n $(WORKERS)
+
+# The files in $(VENV) mark finished steps: an interrupted installation is repeated.
+$(VENV)/created:
+	$(PYTHON) -m venv --clear $(VENV)
+	touch $@
+
+$(VENV)/runtime: $(VENV)/created requirements.txt constraints.txt pyproject.toml
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/test: $(VENV)/runtime
+	$(PIP) --editable '.[test]'
+# The oracle declares training frameworks as dependencies that its network does not need.
+	$(PIP) --no-deps seemore==0.1.0
+	touch $@
+
+# Pins what is installed now: after an upgrade that passes the tests.
+constraints: $(VENV)/test
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore | grep -v -i -E '^(cuda|nvidia|triton)' > constraints.txt
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis

@@ -1,0 +1,151 @@
+"""If these fail, image files are misread, lose bits or transparency, or a damaged one ends in a traceback."""
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from seemore_jax.data import ImageError, read_image, write_image
+from seemore_jax.data.images import to_rgb8
+
+RNG = np.random.default_rng(0)
+KINDS: dict[str, np.ndarray] = {
+    "grey": RNG.integers(0, 256, (7, 5), dtype=np.uint8),
+    "RGB": RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8),
+    "RGBA": RNG.integers(0, 256, (7, 5, 4), dtype=np.uint8),
+    "grey 16": RNG.integers(0, 65536, (7, 5), dtype=np.uint16),
+    "RGB 16": RNG.integers(0, 65536, (7, 5, 3), dtype=np.uint16),
+    "RGBA 16": RNG.integers(0, 65536, (7, 5, 4), dtype=np.uint16),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".tif"])
+def test_lossless_formats_keep_every_bit(tmp_path: Path, kind: str, suffix: str) -> None:
+    write_image(tmp_path / f"x{suffix}", KINDS[kind])
+    read = read_image(tmp_path / f"x{suffix}")
+    assert read.dtype == KINDS[kind].dtype
+    np.testing.assert_array_equal(read, KINDS[kind])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("kind", ["RGB", "RGB 16"])
+def test_views_are_written_too(tmp_path: Path, kind: str, suffix: str) -> None:
+    view = KINDS[kind].swapaxes(0, 1)[::-1]
+    write_image(tmp_path / f"x{suffix}", view)
+    np.testing.assert_array_equal(read_image(tmp_path / f"x{suffix}"), view)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".jpg", "grey 16"),
+        (".webp", "RGB 16"),
+        (".bmp", "grey 16"),
+        (".jpg", "RGBA"),
+        (".bmp", "RGBA"),
+        (".gif", "RGB"),
+    ],
+)
+def test_a_format_that_would_lose_something_is_refused_and_nothing_written(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
+    with pytest.raises(ImageError, match="use"):
+        write_image(tmp_path / f"x{suffix}", KINDS[kind])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp", ".bmp", ".JPG"])
+def test_lossy_formats_come_back_close(tmp_path: Path, suffix: str) -> None:
+    smooth = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 64, 3))
+    write_image(tmp_path / f"x{suffix}", smooth)
+    assert np.abs(read_image(tmp_path / f"x{suffix}").astype(int) - smooth).max() < 12
+
+
+def test_other_colour_models_become_rgb(tmp_path: Path) -> None:
+    rgb = Image.fromarray(KINDS["RGB"])
+    rgb.convert("CMYK").save(tmp_path / "cmyk.tiff")
+    rgb.quantize(4).save(tmp_path / "palette.png")
+    rgb.quantize(4).save(tmp_path / "transparent.png", transparency=0)
+    Image.fromarray(KINDS["grey"]).convert("1").save(tmp_path / "bits.png")
+    Image.fromarray(KINDS["RGBA"]).convert("LA").save(tmp_path / "grey-alpha.png")
+    assert read_image(tmp_path / "cmyk.tiff").shape == (7, 5, 3)
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), np.asarray(rgb.quantize(4).convert("RGB")))
+    assert set(np.unique(read_image(tmp_path / "transparent.png")[..., 3])) == {0, 255}
+    assert set(np.unique(read_image(tmp_path / "bits.png"))) <= {0, 255}
+    np.testing.assert_array_equal(read_image(tmp_path / "grey-alpha.png")[..., 3], KINDS["RGBA"][..., 3])
+    grey_alpha = np.ascontiguousarray(KINDS["RGBA 16"][..., :2])
+    (tmp_path / "grey-alpha-16.png").write_bytes(imagecodecs.png_encode(grey_alpha))
+    np.testing.assert_array_equal(read_image(tmp_path / "grey-alpha-16.png"), grey_alpha[..., [0, 0, 0, 1]])
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90°
+    Image.fromarray(KINDS["RGB"]).save(tmp_path / "x.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.rot90(KINDS["RGB"], -1))
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4), np.float32), np.zeros((4, 4), np.int32)])
+def test_more_than_16_bits_are_refused(tmp_path: Path, array: np.ndarray) -> None:
+    tifffile.imwrite(tmp_path / "x.tiff", array)
+    with pytest.raises(ImageError, match="16 bits"):
+        read_image(tmp_path / "x.tiff")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"II*\0", None])
+def test_what_is_no_image_gives_one_line(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError) as raised:
+        read_image(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"), [("RGB", ".png"), ("RGB 16", ".png"), ("RGB 16", ".tiff"), ("RGB", ".jpg")]
+)
+@given(data=st.data())
+def test_damage_never_gives_anything_but_an_image_error(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, suffix: str, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"damaged-{kind}{suffix}"
+    write_image(path, KINDS[kind])
+    content = bytearray(path.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3), label="changed bytes"):
+        content[position] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(content[: data.draw(st.integers(0, len(content)), label="length")])
+    try:
+        read_image(path)
+    except ImageError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the disk is full."""
+    write_image(tmp_path / "x.png", KINDS["RGB"])
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", no_space)
+    with pytest.raises(ImageError, match="No space left"):
+        write_image(tmp_path / "x.png", KINDS["grey"])
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), KINDS["RGB"])
+
+
+def test_rgb8_of_every_kind() -> None:
+    for image in KINDS.values():
+        rgb = to_rgb8(image)
+        assert rgb.shape == (7, 5, 3)
+        peak = np.iinfo(image.dtype).max
+        expected = np.broadcast_to(image.reshape(7, 5, -1)[..., :3], (7, 5, 3)) / peak
+        assert np.abs(rgb / 255 - expected).max() <= 0.5 / 255 + 1e-9
