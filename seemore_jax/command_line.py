@@ -138,4 +138,4 @@ def _run_info(options: argparse.Namespace) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> None:
-    run_demo(_load_model(options), options.output)
+    run_demo(_load_model(options), options.model, options.output)

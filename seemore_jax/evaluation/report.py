@@ -78,7 +78,7 @@ def evaluate_to_folder(
                 scores.bicubic_images[image.name] = image.bicubic_scores
                 write_image(output / image_set.name / f"{image.name}.png", image.sr)
                 if len(shown) < _ROWS:
-                    shown.append(_most_telling_crop(image, method))
+                    shown.append(most_telling_crop(image, method))
                 progress.update()
     with replacing(output / "results.json") as temporary:
         temporary.write_text(json.dumps(to_json(results, scale, weights), indent=2) + "\n")
@@ -131,7 +131,7 @@ def table(rows: dict[str, dict[str, Scores]]) -> str:
     return "\n".join(lines)
 
 
-def _most_telling_crop(image: EvaluatedImage, method: str) -> Crop:
+def most_telling_crop(image: EvaluatedImage, method: str) -> Crop:
     """The window where bicubic errs most: there methods differ visibly."""
     squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
     side = min(_CROP, *squared_error.shape)
@@ -151,11 +151,11 @@ def comparison_figure(crops: Sequence[Crop]) -> Figure:
     titles = list(crops[0].versions)
     figure = Figure(figsize=(2.4 * len(titles), 2.4 * len(crops) + 0.4), layout="constrained")
     axes = figure.subplots(len(crops), len(titles), squeeze=False)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
     for row, crop in zip(axes, crops, strict=True):
         row[0].set_ylabel(crop.caption)
-        for axis, title in zip(row, titles, strict=True):
-            axis.imshow(crop.versions[title], interpolation="nearest")
+        for axis, version in zip(row, crop.versions.values(), strict=True):
+            axis.imshow(version, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(title)
     return figure

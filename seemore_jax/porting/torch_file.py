@@ -45,7 +45,7 @@ _LEGACY_PROTOCOL = 1001
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """What `torch.save` wrote: nested dicts, lists and numbers, with tensors as NumPy arrays.
 
-    bfloat16 tensors have the dtype `ml_dtypes.bfloat16`.
+    The arrays are read-only views of the file's content; bfloat16 ones have the dtype `ml_dtypes.bfloat16`.
 
     Raises:
       WeightsError: the file is missing, damaged, not PyTorch's, or asks for a name that is not needed to
@@ -77,7 +77,7 @@ class _Storage:
     def fill(self, data: bytes) -> None:
         if len(data) != self.count * self.dtype.itemsize:
             raise WeightsError(f"damaged: a storage of {self.count} numbers has {len(data)} bytes")
-        self.array = np.frombuffer(data, self.dtype.newbyteorder("<") if self.dtype.kind != "V" else self.dtype)
+        self.array = np.frombuffer(data, self.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +105,7 @@ class _Tensor:
         if storage is None:
             raise WeightsError("damaged: a tensor's storage is missing")
         strides = tuple(stride * storage.itemsize for stride in self.strides)
-        view = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides, writeable=False)
-        return np.ascontiguousarray(view).astype(self.storage.dtype).reshape(self.shape)
+        return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides, writeable=False)
 
 
 class _Name:

@@ -207,7 +207,7 @@ def _checked(name: Any, tensor: Any, path: Path) -> tuple[str, np.ndarray]:
         raise WeightsError(f"{path}: not a SeemoRe checkpoint: {name!r:.60} is not a tensor")
     if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
         raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")
-    return name.removeprefix("module."), tensor.astype(np.float32)  # DataParallel adds the prefix
+    return name.removeprefix("module."), tensor.astype(np.float32, copy=False)  # DataParallel adds the prefix
 
 
 def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:

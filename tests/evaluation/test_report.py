@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seemore_jax import InputError, imresize
 from seemore_jax.data import read_image, write_image
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.evaluation.benchmark import Scores, bicubic_upscaler
+from seemore_jax.evaluation.benchmark import EvaluatedImage, Scores, bicubic_upscaler
 from seemore_jax.evaluation.metrics import psnr, ssim
-from seemore_jax.evaluation.report import evaluate_to_folder, set_table, table
+from seemore_jax.evaluation.report import comparison_figure, evaluate_to_folder, most_telling_crop, set_table, table
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +77,28 @@ def test_an_output_that_cannot_be_a_folder_is_refused_first(data: Path, tmp_path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot be made"):
         evaluate_to_folder(find_image_sets([data], 2), 2, nearest, "nearest", "", tmp_path / "file")
+
+
+def test_figure_names_its_columns_and_shows_where_bicubic_errs_most() -> None:
+    hr = np.full((300, 200, 3), 50, np.uint8)
+    bicubic = hr.copy()
+    bicubic[230:260, 10:40] = 200
+    image = EvaluatedImage("x", hr, bicubic, hr, Scores(40, 1), Scores(30, 1))
+    figure = comparison_figure([most_telling_crop(image, "T")] * 2)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["HR", "bicubic", "T", "", "", ""]
+    shown = np.asarray(figure.axes[1].images[0].get_array())
+    assert shown.shape == (96, 96, 3)
+    assert (shown == 200).sum() == 30 * 30 * 3
+    assert figure.axes[0].get_ylabel() == "x\nbicubic 30.00 dB\nT 40.00 dB"
+
+
+@given(height=st.integers(1, 120), width=st.integers(1, 120), seed=st.integers(0, 9))
+def test_the_crop_lies_inside_images_of_any_size(height: int, width: int, seed: int) -> None:
+    hr, bicubic = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    crop = most_telling_crop(EvaluatedImage("x", hr, bicubic, hr, Scores(1, 1), Scores(1, 1)), "T")
+    side = min(96, height, width)
+    assert {version.shape for version in crop.versions.values()} == {(side, side, 3)}
 
 
 def test_table_is_aligned_and_rounded() -> None:
