@@ -11,13 +11,13 @@ import safetensors.numpy
 import safetensors.torch
 import seemore.module
 import torch
-from flax import nnx
 
 import seemore_jax as sj
 from seemore_jax import SeemoRe, SeemoReConfig, WeightsError
 from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.porting import read_weights, weights
 from seemore_jax.porting.names import from_torch, to_torch
+from tests.release import ported, release_model
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2)
 FORMATS = ["x.pth", "x.pt", "x.safetensors", "folder"]
@@ -221,7 +221,7 @@ def test_bundled_names_are_files_of_the_package(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(weights, "BUNDLED", tmp_path)
     with pytest.raises(WeightsError, match="bundles none"):
         sj.load("T-x4")
-    model = SeemoRe(SMALL, rngs=nnx.Rngs(0))
+    model = ported(release_model(SMALL), SMALL)
     sj.save(model, tmp_path / "T-x2.safetensors")
     np.testing.assert_array_equal(sj.load("T-x2").norm.scale, model.norm.scale)
     with pytest.raises(WeightsError, match="bundled are T-x2"):
@@ -237,7 +237,7 @@ def test_unknown_formats_are_refused(tmp_path: Path, target: str) -> None:
 @pytest.mark.parametrize("target", FORMATS)
 def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when the disk is full."""
-    model = SeemoRe(SMALL, rngs=nnx.Rngs(0))
+    model = ported(release_model(SMALL), SMALL)
     sj.save(model, tmp_path / target)
 
     def no_space(self: Path, *_: object) -> None:
