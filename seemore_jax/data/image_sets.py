@@ -1,8 +1,9 @@
-"""Benchmark and validation sets as users have them: folders of HR images, with or without LR files.
+"""Image sets as users have them: folders of HR images, with or without LR files, and single files.
 
 SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set
 FOLDER/*.png                                                a flat folder of HR images
 FOLDER/SET/…                                                a folder of sets
+a.png b.jpg                                                 HR images, which together make the set "images"
 """
 
 import dataclasses
@@ -58,20 +59,29 @@ class ImageSet:
     pairs: tuple[ImagePair, ...]
 
 
-def find_image_sets(folders: Iterable[str | os.PathLike[str]], scale: int) -> list[ImageSet]:
-    """The sets in `folders`, each of which may be a flat folder of images, a set, or a folder of sets.
+def find_image_sets(paths: Iterable[str | os.PathLike[str]], scale: int) -> list[ImageSet]:
+    """The sets in `paths`, each of which may be a flat folder of images, a set, a folder of sets, or an image.
+
+    All single images together are the last set, called "images".
 
     Raises:
-      InputError: a folder is missing or holds no images, two sets have the same name, or two images of a set.
+      InputError: a path is missing, a folder holds no images, two sets have the same name, or two images of a set.
     """
     sets: list[ImageSet] = []
-    for folder in map(Path, folders):
+    files: list[Path] = []
+    for folder in map(Path, paths):
+        if folder.is_file() and folder.suffix.lower() in SUFFIXES:
+            files.append(folder)
+            continue
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder")
+            raise InputError(f"{folder}: no such folder or image")
         found = [_image_set(path, scale) for path in _set_folders(folder)]
         if not found:
             raise InputError(f"{folder}: no images here, neither in HR/ nor in subfolders ({', '.join(SUFFIXES)})")
         sets += found
+    if files:
+        _require_unique([file.stem for file in files], "two images are called")
+        sets.append(ImageSet("images", tuple(ImagePair(file.stem, file, None) for file in files)))
     _require_unique([image_set.name for image_set in sets], "two sets are called")
     return sets
 
