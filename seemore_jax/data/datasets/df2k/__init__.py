@@ -1,0 +1,1 @@
+"""DF2K: DIV2K and Flickr2K."""

@@ -1,0 +1,42 @@
+"""DIV2K: 800 photographs of 2K size, from the official archives."""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import tensorflow_datasets as tfds
+
+from seemore_jax.data.datasets.paired_images import PairedImages
+from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember
+
+_ARCHIVES = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
+
+
+class Div2k(PairedImages, skip_registration=True):
+    """The training images of DIV2K, with the LR files that come with it."""
+
+    DESCRIPTION = "DIV2K's 800 training images and their MATLAB-bicubic LR, cut into overlapping tiles."
+    HOMEPAGE = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
+
+    def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
+        """The pairs in the archives, which are downloaded if they are not there yet."""
+        return div2k_pairs(dl_manager, self.scale)
+
+
+def div2k_pairs(dl_manager: tfds.download.DownloadManager, scale: int) -> list[TrainingPair]:
+    """The pairs in DIV2K's archives: 0001.png in the one, 0001x4.png in the other."""
+    names = {"hr": "DIV2K_train_HR.zip", "lr": f"DIV2K_train_LR_bicubic_X{scale}.zip"}
+    archives = dl_manager.download({key: f"{_ARCHIVES}/{name}" for key, name in names.items()})
+    hr_files, lr_files = (_png_files(Path(archives[key])) for key in ("hr", "lr"))
+    lr_by_stem = {PurePosixPath(file.member).stem: file for file in lr_files}
+    pairs = []
+    for hr in hr_files:
+        stem = PurePosixPath(hr.member).stem
+        missing = ZipMember(Path(archives["lr"]), f"{stem}x{scale}.png")  # named when it is read
+        pairs.append(TrainingPair(stem, hr, lr_by_stem.get(f"{stem}x{scale}", missing)))
+    return pairs
+
+
+def _png_files(archive: Path) -> Iterable[ZipMember]:
+    with zipfile.ZipFile(archive) as opened:
+        return [ZipMember(archive, name) for name in sorted(opened.namelist()) if name.endswith(".png")]

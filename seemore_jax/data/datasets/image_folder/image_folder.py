@@ -1,0 +1,29 @@
+"""Any photographs: folders and files that `find_image_sets` understands."""
+
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from seemore_jax.data.datasets.paired_images import PairedImages
+from seemore_jax.data.datasets.pairs import TrainingPair
+from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.errors import InputError
+
+
+class ImageFolder(PairedImages, skip_registration=True):
+    """Photographs from anywhere, with their LR files where there are some."""
+
+    DESCRIPTION = "Photographs, with their LR files or MATLAB-bicubic LR, cut into overlapping tiles."
+    HOMEPAGE = "https://arxiv.org/abs/2402.03412"
+
+    sources: tuple[Path, ...] = ()
+
+    def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
+        """The pairs in all `sources`."""
+        if not self.sources:
+            raise InputError("image_folder: no images given; name folders or files, --source")
+        return [
+            TrainingPair(f"{image_set.name}-{pair.name}", pair.hr, pair.lr)
+            for image_set in find_image_sets(self.sources, self.scale)
+            for pair in image_set.pairs
+        ]

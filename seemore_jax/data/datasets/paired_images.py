@@ -1,0 +1,87 @@
+"""What the builders have in common: features, configurations and the writing of tiles."""
+
+import concurrent.futures
+import functools
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import imagecodecs
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from seemore_jax.data.datasets.pairs import TrainingPair
+from seemore_jax.data.tiles import cut_tiles
+
+SCALES = (2, 3, 4)
+
+# TFDS holds the tiles of one file in memory while it writes them: about 300 MB for photographs of 2K.
+_IMAGES_PER_FILE = 16
+# On photographs level 1 makes smaller files than zlib's default level 6, in a third of the time.
+_PNG_LEVEL = 1
+
+_Example = tuple[str, dict[str, bytes]]
+
+
+# Shard by shard, because TFDS's other builders shuffle what they write, and for more than 1 GB this needs
+# TensorFlow. Not registered, because TFDS has a DIV2K of its own under the same name.
+class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """A training set of LR/HR tiles with one configuration for each scale: x2, x3 and x4."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name=f"x{scale}", description=f"LR is 1/{scale} of HR") for scale in SCALES
+    ]
+    DESCRIPTION: ClassVar[str]
+    HOMEPAGE: ClassVar[str]
+
+    # What to write; None stands for all that `find_pairs` finds.
+    pairs: Sequence[TrainingPair] | None = None
+
+    @property
+    def scale(self) -> int:
+        return int(self.builder_config.name.removeprefix("x"))
+
+    @abstractmethod
+    def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
+        """The images of this set, none of them read yet.
+
+        Raises:
+          InputError: files that the user has to provide are missing.
+        """
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = functools.partial(tfds.features.Image, shape=(None, None, 3), dtype=np.uint8, encoding_format="png")
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            homepage=self.HOMEPAGE,
+            features=tfds.features.FeaturesDict({"lr": image(), "hr": image()}),
+            disable_shuffling=True,
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, list[Callable[[], Iterator[_Example]]]]:
+        pairs = self.find_pairs(dl_manager) if self.pairs is None else self.pairs
+        files = [pairs[first : first + _IMAGES_PER_FILE] for first in range(0, len(pairs), _IMAGES_PER_FILE)]
+        progress = tqdm(desc=f"{self.name}/{self.builder_config.name}", total=len(pairs), unit="image")
+        return {"train": [functools.partial(self._examples, file, progress) for file in files]}
+
+    def _examples(self, pairs: Sequence[TrainingPair], progress: tqdm) -> Iterator[_Example]:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            for pair in pairs:
+                lr, hr = pair.read(self.scale)
+                tiles = cut_tiles(lr, hr, self.scale)
+                for index, example in enumerate(threads.map(_encoded, tiles)):
+                    yield f"{pair.name}-{index}", example
+                progress.update()
+        if progress.n == progress.total:
+            progress.close()
+
+
+def _encoded(tile: tuple[np.ndarray, np.ndarray]) -> dict[str, bytes]:
+    lr, hr = (bytes(imagecodecs.png_encode(np.ascontiguousarray(image), level=_PNG_LEVEL)) for image in tile)
+    return {"lr": lr, "hr": hr}
