@@ -3,19 +3,18 @@
 python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR
 """
 
-import logging
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.report import evaluate_to_folder, set_table
+from seemore_jax.experiment import network_config
 from seemore_jax.inference import upscale
-from seemore_jax.network import SeemoReConfig
 from seemore_jax.porting import load
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
@@ -34,8 +33,8 @@ flags.mark_flag_as_required("config")
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    # Under absl, JAX would report every kind of device that this machine lacks.
-    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    # JAX would report every kind of device that this machine lacks.
+    logging.set_verbosity(logging.WARNING)
     try:
         _evaluate(_CONFIG.value)
     except (InputError, OSError) as error:
@@ -56,7 +55,7 @@ def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
     if _WEIGHTS.value == BICUBIC:
         return BICUBIC, bicubic_upscaler(config.scale)
     model = load(_WEIGHTS.value, compute_dtype=config.compute_dtype, precision=config.precision)
-    expected = SeemoReConfig.variant(config.variant, config.scale)
+    expected = network_config(config)
     if model.config.to_dict() != expected.to_dict():
         found = f"SeemoRe-{model.config.variant_name or '(none published)'} ×{model.config.scale}"
         raise InputError(

@@ -1,7 +1,5 @@
 """Upscaling of integer images: any of 8 or 16 bits, grey or colour, with or without transparency."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,19 +50,22 @@ def upscale(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarra
 def _upscale_color(model: SeemoRe, image: np.ndarray) -> np.ndarray:
     """Upscales a grey (H, W, 1) or RGB (H, W, 3) image."""
     graph, parameters = nnx.split(model)
-    return np.asarray(_upscale_batch(graph, parameters, image[None]))[0]
+    return np.asarray(_compiled_upscale(graph, parameters, image[None]))[0]
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _upscale_batch(
+def upscale_batch(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]
 ) -> UInt[Array, "n sh sw c"]:
+    """What `upscale` computes for a batch of grey or RGB images; a pure function, to be compiled."""
     peak = jnp.iinfo(images.dtype).max
     lr = images.astype(jnp.float32) / peak
     sr = nnx.merge(graph, parameters)(jnp.broadcast_to(lr, (*lr.shape[:-1], 3)))
     if images.shape[-1] == 1:
         sr = jnp.sum(sr * jnp.asarray(_LUMA), axis=-1, keepdims=True)
     return jnp.round(jnp.clip(sr, 0, 1) * peak).astype(images.dtype)
+
+
+_compiled_upscale = jax.jit(upscale_batch, static_argnums=0)
 
 
 def _fill_hidden(color: UInt[np.ndarray, "h w 3"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w 3"]:

@@ -47,7 +47,10 @@ class SeemoReConfig:
       precision: of matrix products and convolutions. "highest" is float32 on every backend; "default" is
         the backend's own (bfloat16 passes on a TPU, possibly TF32 on a GPU).
 
-    The last two are a choice of the run and not of the weights: no file stores them.
+      rematerialize: recompute each residual group in the backward pass instead of keeping its activations:
+        less memory, about a third more time; no effect on values.
+
+    The last three are a choice of the run and not of the weights: no file stores them.
 
     Raises:
       InputError: a value has the wrong type or is out of range.
@@ -68,6 +71,7 @@ class SeemoReConfig:
     topk: int = 1
     compute_dtype: str = dataclasses.field(default="float32", metadata={"stored": False})
     precision: str = dataclasses.field(default="highest", metadata={"stored": False})
+    rematerialize: bool = dataclasses.field(default=False, metadata={"stored": False})
 
     def __post_init__(self) -> None:
         for name in ("scale", "num_experts", "num_layers", "embedding_dim", "topk"):
@@ -77,7 +81,8 @@ class SeemoReConfig:
         self._require(self.in_chans == 3, "in_chans", "3 (the network subtracts an RGB mean)")
         self._require(self.global_kernel_size % 2 == 1, "global_kernel_size", "an odd number")
         self._require(self.topk <= self.num_experts, "topk", f"at most num_experts={self.num_experts}")
-        self._require(isinstance(self.use_shuffle, bool), "use_shuffle", "true or false")
+        for name in ("use_shuffle", "rematerialize"):
+            self._require(isinstance(getattr(self, name), bool), name, "true or false")
         self._require(_is_positive_number(self.img_range), "img_range", "a positive number")
         self._require(self.lr_space in tuple(RANK_OF_EXPERT), "lr_space", _one_of(RANK_OF_EXPERT))
         self._require(self.compute_dtype in _COMPUTE_DTYPES, "compute_dtype", _one_of(_COMPUTE_DTYPES))

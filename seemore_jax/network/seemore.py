@@ -116,7 +116,7 @@ class SeemoRe(nnx.Module):
         shallow = x = self.shallow_features(x)
         routings = []
         for group in self.groups:
-            x, routing = group(x)
+            x, routing = jax.checkpoint(group)(x) if config.rematerialize else group(x)
             routings.append(routing)
         x = self.deep_features(self.norm(x)) + shallow
         x = pixel_shuffle(self.upsampler(x), config.scale)

@@ -1,0 +1,37 @@
+"""A small SeemoRe ×2, trained on photographs that come with scikit-image: to see everything work.
+
+No download. At most 3 minutes on 2 CPU cores, preparation and compilation included; ends more than 1 dB above
+bicubic on a photograph it has not seen.
+"""
+
+from pathlib import Path
+
+import skimage
+from ml_collections import ConfigDict
+
+from configs.release import recipe
+
+_PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
+
+
+def get_config() -> ConfigDict:
+    """The experiment's configuration."""
+    config = recipe("T", 2)
+    config.architecture.num_layers = 2
+    config.architecture.embedding_dim = 24
+    config.dataset = "image_folder"
+    config.data_dir = "build/quickstart/data"
+    config.sources = tuple(
+        str(_PHOTOGRAPHS / name) for name in ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    )
+    config.validation = (str(_PHOTOGRAPHS / "chelsea.png"),)
+    config.patch_size = 32
+    config.batch_size = 8
+    config.num_workers = 0
+    config.num_steps = 600
+    config.learning_rate = 2e-3
+    config.schedule = "cosine"
+    config.log_every = 20
+    config.checkpoint_every = 200
+    config.validate_every = 200
+    return config

@@ -1,0 +1,44 @@
+"""What an experiment's configuration means: its network, and whether the rest makes sense."""
+
+from ml_collections import ConfigDict
+
+from seemore_jax.errors import InputError
+from seemore_jax.network import SeemoReConfig
+from seemore_jax.training.optimizer import SCHEDULES
+
+
+def network_config(config: ConfigDict) -> SeemoReConfig:
+    """The network of an experiment: a published variant, with the fields that `config.architecture` replaces."""
+    return SeemoReConfig.variant(
+        config.variant,
+        config.scale,
+        **config.architecture.to_dict(),
+        compute_dtype=config.compute_dtype,
+        precision=config.precision,
+        rematerialize=config.rematerialize,
+    )
+
+
+def check_training(config: ConfigDict, device_count: int) -> None:
+    """Raises InputError, in one line, for a training configuration that cannot run on that many devices."""
+    network_config(config)
+    for field in ("num_steps", "batch_size", "patch_size", "accumulate", "checkpoint_every", "validate_every"):
+        _require(config[field] >= 1, config, field, "at least 1")
+    for field in ("warmup_steps", "gradient_clip", "final_learning_rate", "num_workers"):
+        _require(config[field] >= 0, config, field, "0 or more")
+    _require(config.learning_rate > 0, config, "learning_rate", "positive")
+    _require(0 <= config.ema_decay < 1, config, "ema_decay", "in [0, 1); 0 is off")
+    _require(config.warmup_steps < config.num_steps, config, "warmup_steps", f"below num_steps={config.num_steps}")
+    _require(config.schedule in SCHEDULES, config, "schedule", f"one of {', '.join(SCHEDULES)}")
+    pieces = device_count * config.accumulate
+    _require(
+        config.batch_size % pieces == 0,
+        config,
+        "batch_size",
+        f"a multiple of {pieces} ({device_count} devices × accumulate={config.accumulate})",
+    )
+
+
+def _require(holds: bool, config: ConfigDict, field: str, expected: str) -> None:
+    if not holds:
+        raise InputError(f"config: {field} must be {expected}, not {config[field]!r}")

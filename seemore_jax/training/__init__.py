@@ -1,0 +1,1 @@
+"""Training: loss, optimizer, the sharded step, and the loop around it."""

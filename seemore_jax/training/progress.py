@@ -1,0 +1,91 @@
+"""Following a run step by step: finite losses, requests to stop, rates, and the progress bar."""
+
+import math
+import time
+
+import optax
+from tqdm import tqdm
+
+from seemore_jax.training.records import Records
+from seemore_jax.training.step import Metrics
+
+
+class TrainingError(Exception):
+    """A run that cannot go on; the message is one line."""
+
+
+class Progress:
+    """Reads the metrics of each step while the next one is computed, so that the devices never wait for it.
+
+    Attributes:
+      stop_requested: whether some process was asked to stop before the step that was read last.
+
+    Args:
+      num_steps: of the whole run.
+      first_step: where it goes on.
+      batch_size: images in each step, over all processes.
+      log_every: steps between two records.
+      learning_rate: as a function of the step.
+      records: where to write; None on all processes but the first, which also have no progress bar.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_steps: int,
+        first_step: int,
+        batch_size: int,
+        log_every: int,
+        learning_rate: optax.Schedule,
+        records: Records | None,
+    ) -> None:
+        self.stop_requested = False
+        self._batch_size = batch_size
+        self._log_every = log_every
+        self._learning_rate = learning_rate
+        self._records = records
+        self._pending: tuple[int, Metrics] | None = None
+        self._logged = first_step, time.monotonic()
+        self._bar = tqdm(total=num_steps, initial=first_step, unit="step", desc="training", disable=records is None)
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Takes the metrics of step number `step` (from 1), which may still be being computed."""
+        self.settle()
+        self._pending = step, metrics
+
+    def settle(self) -> None:
+        """Waits for the metrics that were added last and reads them.
+
+        Raises:
+          TrainingError: the loss is not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        loss = float(metrics.loss.total)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"step {step}: the loss is {loss}; the last checkpoint is from before it. "
+                "Lower learning_rate, or set gradient_clip"
+            )
+        self.stop_requested = float(metrics.stop) > 0
+        self._bar.update()
+        self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if self._records and step % self._log_every == 0:
+            self._log(self._records, step, metrics)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar, on the first process."""
+        if self._records:
+            self._bar.write(line)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+    def _log(self, records: Records, step: int, metrics: Metrics) -> None:
+        (since, then), now = self._logged, time.monotonic()
+        images_per_second = (step - since) * self._batch_size / (now - then)
+        self._logged = step, now
+        self._bar.set_postfix(loss=f"{float(metrics.loss.total):.4f}", images_s=f"{images_per_second:.1f}")
+        records.training(step, metrics, float(self._learning_rate(step - 1)), images_per_second)

@@ -1,0 +1,131 @@
+"""What a run leaves behind for people: TensorBoard events, a history, its configuration, a plot at the end."""
+
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+from seemore_jax.data.imresize import imresize
+from seemore_jax.errors import InputError
+from seemore_jax.evaluation.benchmark import Scores
+from seemore_jax.files import replacing
+from seemore_jax.training.step import Metrics
+from seemore_jax.training.validation import Example
+from seemore_jax.version import __version__
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+
+class Records:
+    """The records of a run in `workdir`. Only process 0 has them.
+
+    Args:
+      workdir: the run's folder.
+      first_step: where the run goes on; records of later steps, from before an interruption, are dropped.
+    """
+
+    def __init__(self, workdir: Path, first_step: int) -> None:
+        self._workdir = workdir
+        self._history = workdir / "history.jsonl"
+        kept = [entry for entry in read_history(self._history) if entry["step"] <= first_step]
+        with replacing(self._history) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+
+    def training(self, step: int, metrics: Metrics, learning_rate: float, images_per_second: float) -> None:
+        """The figures of one step."""
+        scalars = {
+            "loss/total": float(metrics.loss.total),
+            "loss/l1": float(metrics.loss.l1),
+            "loss/fft": float(metrics.loss.fft),
+            "learning_rate": learning_rate,
+            "gradient_norm": float(metrics.gradient_norm),
+            "images_per_second": images_per_second,
+        }
+        for layer, usage in enumerate(np.asarray(metrics.expert_usage)):
+            for expert, share in enumerate(usage):
+                self._board.add_scalar(f"expert_usage/layer_{layer}/expert_{expert}", share, step)
+        self._write(step, scalars)
+
+    def validation(self, step: int, scores: dict[str, Scores], example: Example) -> None:
+        """Scores on each set, and one image in its four versions."""
+        self._write(step, {f"psnr/{name}": s.psnr for name, s in scores.items()})
+        self._write(step, {f"ssim/{name}": s.ssim for name, s in scores.items()})
+        scale = example.hr.shape[0] // example.lr.shape[0]
+        versions = {"lr": example.lr, "bicubic": imresize(example.lr, scale), "sr": example.sr, "hr": example.hr}
+        for name, image in versions.items():
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Writes what is pending, and the plot."""
+        self._board.close()
+        history = read_history(self._history)
+        if history:
+            with replacing(self._workdir / "curves.png") as temporary:
+                curves(history).savefig(temporary, dpi=100)
+
+    def _write(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        with self._history.open("a") as file:
+            file.write(json.dumps({"step": step, **scalars}) + "\n")
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The entries of a history; a last line cut off by an interruption is left out."""
+    if not path.exists():
+        return []
+    entries = []
+    for line in path.read_text().splitlines():
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    return entries
+
+
+def curves(history: list[dict[str, float]]) -> Figure:
+    """Loss and validation PSNR over the steps."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    loss_axis, psnr_axis = figure.subplots(1, 2)
+    for axis, prefix, label in ((loss_axis, "loss/", "loss"), (psnr_axis, "psnr/", "PSNR (dB)")):
+        for name in sorted({name for entry in history for name in entry if name.startswith(prefix)}):
+            points = [(entry["step"], entry[name]) for entry in history if name in entry]
+            axis.plot(*zip(*points, strict=True), label=name.removeprefix(prefix))
+        axis.set(xlabel="step", ylabel=label)
+        if axis.lines:
+            axis.legend()
+        axis.grid(alpha=0.3)
+    loss_axis.set_yscale("log")
+    return figure
+
+
+def write_setup(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json` and `versions.json`.
+
+    Raises:
+      InputError: the folder holds a run of another network, or cannot be written.
+    """
+    path = workdir / "config.json"
+    mine: dict[str, Any] = json.loads(config.to_json_best_effort())
+    if path.exists():
+        before = json.loads(path.read_text())
+        for field in ("variant", "scale", "architecture"):
+            if before.get(field) != mine[field]:
+                raise InputError(
+                    f"{workdir}: holds a run with {field}={before.get(field)}, not {mine[field]}; "
+                    "choose another workdir"
+                )
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    versions |= {"seemore-jax": __version__, "python": platform.python_version()}
+    devices = {"devices": [str(device.device_kind) for device in jax.devices()]}
+    for name, content in (("config.json", mine), ("versions.json", {**versions, **devices})):
+        with replacing(workdir / name) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,181 @@
+"""The training state, and the step that advances it on every device at once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from seemore_jax.network import SeemoRe
+from seemore_jax.training.loss import LossTerms, loss_terms
+
+BATCH_AXIS = "data"
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on: with the same batches, the same state follows.
+
+    Attributes:
+      step: how many steps were taken.
+      parameters: the network's, float32.
+      average: exponential moving average of the parameters; None if it is off.
+      optimizer: Adam's moments and step count.
+      key: the run's random key.
+    """
+
+    step: Int[Array, ""]
+    parameters: nnx.State
+    average: nnx.State | None
+    optimizer: Any
+    key: Key[Array, ""]
+
+    @property
+    def best_parameters(self) -> nnx.State:
+        """The parameters to validate and to export: the average where there is one."""
+        return self.parameters if self.average is None else self.average
+
+
+class Metrics(NamedTuple):
+    """What one step reports, averaged over the global batch.
+
+    Attributes:
+      loss: the terms of the loss.
+      gradient_norm: before clipping.
+      expert_usage: share of the images that chose each expert, for each layer.
+      stop: positive if some process was asked to stop.
+    """
+
+    loss: LossTerms
+    gradient_norm: Float[Array, ""]
+    expert_usage: Float[Array, "groups num_experts"]
+    stop: Float[Array, ""]
+
+
+TrainStep = Callable[
+    [TrainState, UInt8[Array, "n p p 3"], UInt8[Array, "n sp sp 3"], Float[Array, " devices"]],
+    tuple[TrainState, Metrics],
+]
+
+
+def make_mesh() -> Mesh:
+    """All devices of all processes in one axis, over which the batch is split."""
+    return jax.make_mesh((jax.device_count(),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of the state: a whole copy on each device."""
+    return NamedSharding(mesh, P())
+
+
+def split_over_batch(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: each device has its rows."""
+    return NamedSharding(mesh, P(BATCH_AXIS))
+
+
+def to_devices(mesh: Mesh, rows: np.ndarray) -> Array:
+    """A global array, split over its first axis, of which this process has `rows`."""
+    return jax.make_array_from_process_local_data(split_over_batch(mesh), rows)
+
+
+def initial_state(
+    parameters: nnx.State, optimizer: optax.GradientTransformation, *, average: bool, seed: int, mesh: Mesh
+) -> TrainState:
+    """The state before the first step, on all devices of the mesh."""
+
+    def make(parameters: nnx.State) -> TrainState:
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            parameters=parameters,
+            # A copy: two names for one buffer cannot both be donated.
+            average=jax.tree.map(jnp.copy, parameters) if average else None,
+            optimizer=optimizer.init(parameters),
+            key=jax.random.key(seed),
+        )
+
+    return jax.jit(make, out_shardings=replicated(mesh))(parameters)
+
+
+def make_train_step(
+    graph: nnx.GraphDef[SeemoRe],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> TrainStep:
+    """The compiled step: (state, lr, hr, stop requests) to (next state, metrics). The state is donated.
+
+    Network and loss run on each device by itself, inside `shard_map`: partitioned automatically, the FFT and
+    the router's top-k would gather the whole batch on every device. Then everything that has to be averaged
+    (gradients, loss terms, expert usage, stop requests) crosses the wire as one vector.
+
+    Args:
+      graph: the network without its parameters.
+      optimizer: applied to the mean gradient.
+      mesh: the devices.
+      accumulate: pieces into which each device's share of the batch is cut, one after the other, to save memory.
+      ema_decay: of the moving average, if the state has one.
+    """
+
+    def mean_gradients(
+        parameters: nnx.State, lr: Array, hr: Array, stop: Array
+    ) -> tuple[nnx.State, tuple[LossTerms, Array], Array]:
+        gradients, reported = _accumulated_gradients(graph, parameters, lr, hr, accumulate)
+        packed, unpack = ravel_pytree((gradients, reported, stop[0]))
+        return unpack(jax.lax.pmean(packed, BATCH_AXIS))
+
+    split = P(BATCH_AXIS)
+    on_each_device = jax.shard_map(
+        mean_gradients, mesh=mesh, in_specs=(P(), split, split, split), out_specs=P(), check_vma=False
+    )
+
+    def step(state: TrainState, lr: Array, hr: Array, stop: Array) -> tuple[TrainState, Metrics]:
+        gradients, (loss, usage), stop = on_each_device(state.parameters, lr, hr, stop)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        parameters = optax.apply_updates(state.parameters, updates)
+        average = state.average
+        if average is not None:
+            average = optax.incremental_update(parameters, average, 1 - ema_decay)
+        next_state = TrainState(state.step + 1, parameters, average, optimizer_state, state.key)
+        return next_state, Metrics(loss, optax.global_norm(gradients), usage, stop)
+
+    whole = replicated(mesh)
+    rows = split_over_batch(mesh)
+    return jax.jit(step, in_shardings=(whole, rows, rows, rows), out_shardings=(whole, whole), donate_argnums=0)
+
+
+def _accumulated_gradients(
+    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, lr: Array, hr: Array, pieces: int
+) -> tuple[nnx.State, tuple[LossTerms, Array]]:
+    """Gradients and reports of one device's rows, averaged over equal pieces."""
+    gradient = jax.grad(_loss, argnums=1, has_aux=True)
+    if pieces == 1:
+        return gradient(graph, parameters, lr, hr)
+    cut = jax.tree.map(lambda rows: rows.reshape(pieces, -1, *rows.shape[1:]), (lr, hr))
+    zero = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(gradient, graph, parameters, *jax.tree.map(lambda piece: piece[0], cut)),
+    )
+
+    def add(total: Any, piece: tuple[Array, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradient(graph, parameters, *piece)), None
+
+    total, _ = jax.lax.scan(add, zero, cut)
+    return jax.tree.map(lambda leaf: leaf / pieces, total)
+
+
+def _loss(
+    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, lr: UInt8[Array, "n p p 3"], hr: UInt8[Array, "n sp sp 3"]
+) -> tuple[Array, tuple[LossTerms, Array]]:
+    model = nnx.merge(graph, parameters)
+    sr, routing = model(lr.astype(jnp.float32) / 255, return_routing=True)
+    terms = loss_terms(sr, hr.astype(jnp.float32) / 255)
+    chosen = jax.nn.one_hot(routing.experts, routing.probabilities.shape[-1])  # (n, groups, topk, num_experts)
+    return terms.total, (terms, chosen.sum(axis=2).mean(axis=0))
