@@ -23,6 +23,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # its byte in the file, within the header chunk
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Orientation, as a tag and what it takes to undo: steps along rows and columns, after a transpose from 5 on.
+_ORIENTATION = 0x0112
+_FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 _QUALITY: dict[str, Any] = {"quality": 95}
 _SAVE_OPTIONS = {".jpg": _QUALITY, ".jpeg": _QUALITY, ".webp": _QUALITY}
 _NO_ALPHA = (".jpg", ".jpeg", ".bmp")
@@ -48,7 +51,7 @@ def read_image(path: str | os.PathLike[str]) -> UInt[np.ndarray, "h w *c"]:
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
         if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
-            return _without_grey_alpha(np.asarray(imagecodecs.png_decode(path.read_bytes())))
+            return _read_png16(path)
         if header.startswith(_TIFF) and (image := _read_tiff16(path)) is not None:
             return image
         return _read_pillow(path)
@@ -84,8 +87,9 @@ def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"])
                 temporary.write_bytes(imagecodecs.png_encode(image))
             else:
                 tifffile.imwrite(temporary, image, photometric="minisblack" if image.ndim == 2 else "rgb")
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # the latter for sides that the format cannot have
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: cannot be written: {reason}") from error
 
 
 def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
@@ -123,16 +127,37 @@ def _read_pillow(path: Path) -> np.ndarray:
     return np.asarray(image.convert(mode))
 
 
+def _read_png16(path: Path) -> np.ndarray:
+    with Image.open(path) as header:
+        orientation = header.getexif().get(_ORIENTATION, 1)
+    image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    return _upright(_without_grey_alpha(image), orientation)
+
+
 def _read_tiff16(path: Path) -> np.ndarray | None:
     """The first page of a 16-bit TIFF, or None for 8 bits, which are left to Pillow."""
     with tifffile.TiffFile(path) as file:
-        page = file.pages[0]
+        page = file.pages.first
         if page.dtype != np.uint16:
             return None
+        kind = (page.photometric.name, page.planarconfig.name, page.bitspersample)
+        alpha = {sample.name for sample in page.extrasamples}
+        if kind[0] not in ("MINISBLACK", "RGB") or kind[1:] != ("CONTIG", 16) or not alpha <= {"UNASSALPHA"}:
+            described = ", ".join(map(str, (*kind, *alpha)))
+            raise ImageError(
+                f"{path}: a 16-bit TIFF of an unsupported kind ({described}); save it as plain grey or RGB"
+            )
+        orientation = page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1
         image = page.asarray()
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (2, 3, 4)):
-        raise ImageError(f"{path}: a 16-bit TIFF of shape {image.shape}, which is no grey or RGB image")
-    return _without_grey_alpha(image)
+    return _upright(_without_grey_alpha(image), orientation)
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Undoes the orientation (1 to 8) of EXIF and TIFF."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    vertical, horizontal = _FLIPS.get(orientation, (1, 1))
+    return np.ascontiguousarray(image[::vertical, ::horizontal])
 
 
 def _without_grey_alpha(image: np.ndarray) -> np.ndarray:

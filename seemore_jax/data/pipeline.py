@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import grain
 import imagecodecs
@@ -48,6 +48,7 @@ class Example(TypedDict):
     hr: bytes
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by number."""
 
@@ -75,8 +76,9 @@ class TfdsSource:
             raise
         except Exception as error:
             # TFDS raises nearly anything on damaged data.
-            detail = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{folder}: not a dataset with random access to a split train ({detail})") from error
+            raise InputError(
+                f"{folder}: not a dataset with random access to a split train ({_one_line(error)})"
+            ) from error
 
     def _require_image_features(self, info: tfds.core.DatasetInfo) -> None:
         features = dict(info.features.items())
@@ -87,7 +89,10 @@ class TfdsSource:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Example:
-        example = self._source[index]
+        try:
+            example = self._source[index]
+        except Exception as error:
+            raise InputError(f"{self._folder}: damaged ({_one_line(error)}); remove it and prepare it again") from error
         return Example(lr=example["lr"], hr=example["hr"])
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[Path]]:
@@ -143,10 +148,10 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Batches of random patches without end, from step `first_step` on.
 
-    Each epoch visits each example once, in an order of its own.
+    Each epoch visits each example once, in an order of its own. `close()` ends threads and worker processes.
 
     Args:
       source: pairs, such as `open_dataset` gives.
@@ -178,7 +183,7 @@ def training_batches(
     return _iterate(iterable)
 
 
-def _iterate(iterable: grain.IterDataset) -> Iterator[Batch]:
+def _iterate(iterable: grain.IterDataset) -> Generator[Batch, None, None]:
     with contextlib.closing(iter(iterable)) as iterator:  # ends threads and workers with the generator
         for batch in iterator:
             yield Batch(np.array(batch.lr), np.array(batch.hr))  # copies: workers send shared memory
@@ -263,5 +268,8 @@ def _decode(data: bytes) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except Exception as error:
         # Decoders raise nearly anything on damaged data.
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"dataset: a damaged image ({detail}); prepare it again") from error
+        raise InputError(f"dataset: a damaged image ({_one_line(error)}); prepare it again") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

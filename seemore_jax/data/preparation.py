@@ -51,7 +51,7 @@ def prepare(
         builders = {scale: BUILDERS[name](config=f"x{scale}", data_dir=data_dir) for scale in scales}
         missing = {scale: builder for scale, builder in builders.items() if not _is_prepared(builder)}
         for builder in missing.values():
-            _remove_leftovers(builder)
+            _remove_leftovers(builder, data_dir)
             if isinstance(builder, ImageFolder):
                 builder.sources = tuple(map(Path, sources))
         if not missing:
@@ -104,9 +104,10 @@ def _is_prepared(builder: PairedImages) -> bool:
     return False
 
 
-def _remove_leftovers(builder: PairedImages) -> None:
-    """Removes what a preparation that was killed has left of this set."""
-    for leftover in Path(builder.data_dir).parent.glob("incomplete.*"):
+def _remove_leftovers(builder: PairedImages, data_dir: Path) -> None:
+    """Removes what a preparation that was killed has left: of this set, and of downloads."""
+    leftovers = [*Path(builder.data_dir).parent.glob("incomplete.*"), *(data_dir / "downloads").glob("*.tmp.*")]
+    for leftover in leftovers:
         shutil.rmtree(leftover)
 
 
@@ -177,7 +178,7 @@ def _write(builder: PairedImages, pairs: Sequence[TrainingPair]) -> None:
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format="array_record"
             )
-    except RuntimeError as error:  # as which array_record reports a full disk
+    except (OSError, RuntimeError) as error:  # array_record reports a full disk as the latter
         detail = " ".join(str(error).split())
         raise InputError(f"{folder}: cannot be written: {detail}") from error
     print(f"{folder}: {builder.info.splits['train'].num_examples} tiles of {len(pairs)} images")

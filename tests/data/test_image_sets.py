@@ -33,6 +33,17 @@ def test_flat_folders_sets_and_folders_of_sets(tmp_path: Path) -> None:
     ]
 
 
+def test_single_files_together_are_one_set(tmp_path: Path) -> None:
+    make(tmp_path / "some", ["b.png", "a.jpg"])
+    make(tmp_path / "others", ["c.png"])
+    make(tmp_path / "flat", ["d.png"])
+    paths = [tmp_path / "some" / "b.png", tmp_path / "flat", tmp_path / "others" / "c.png"]
+    assert [(s.name, [(p.name, p.lr) for p in s.pairs]) for s in find_image_sets(paths, 4)] == [
+        ("flat", [("d", None)]),
+        ("images", [("b", None), ("c", None)]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("hr_name", "lr_name"),
     [("baby", "babyx4"), ("ARMS", "ARMS_LRBI_x4"), ("img_001_SRF_4_HR", "img_001_SRF_4_LR"), ("same", "same")],
@@ -79,11 +90,14 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
     make(tmp_path / "b" / "Set5", ["x.png"])
     make(tmp_path / "twins", ["x.png", "x.jpg"])
     make(tmp_path / "tiny", ["x.png"], HR[:3, :3])
+    (tmp_path / "notes.txt").write_text("not an image")
     for folders, complaint in [
         (["missing"], "missing: no such folder"),
         (["empty"], "empty: no images"),
         (["a", "b"], "two sets are called Set5"),
         (["twins"], "two images are called x"),
+        (["a/Set5/x.png", "b/Set5/x.png"], "two images are called x"),
+        (["notes.txt"], "notes.txt: no such folder or image"),
     ]:
         with pytest.raises(InputError, match=complaint):
             find_image_sets([tmp_path / folder for folder in folders], 4)

@@ -1,6 +1,7 @@
 """If these fail, image files are misread, lose bits or transparency, or a damaged one ends in a traceback."""
 
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -84,11 +85,47 @@ def test_other_colour_models_become_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "grey-alpha-16.png"), grey_alpha[..., [0, 0, 0, 1]])
 
 
-def test_orientation_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once_whatever_the_depth(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90°
-    Image.fromarray(KINDS["RGB"]).save(tmp_path / "x.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), np.rot90(KINDS["RGB"], -1))
+    exif[0x0112] = orientation
+    Image.fromarray(KINDS["RGB"]).save(tmp_path / "8.png", exif=exif)
+    upright = read_image(tmp_path / "8.png")
+    assert upright.shape == ((7, 5, 3) if orientation < 5 else (5, 7, 3))
+    tag = [(0x0112, "H", 1, orientation, True)]
+    sixteen = KINDS["RGB"].astype(np.uint16) * 257
+    tifffile.imwrite(tmp_path / "16.tiff", sixteen, photometric="rgb", extratags=tag)
+    np.testing.assert_array_equal(read_image(tmp_path / "16.tiff"), upright.astype(np.uint16) * 257)
+    grey = Image.fromarray(KINDS["grey 16"])
+    grey.save(tmp_path / "16.png", exif=exif)
+    expected = {1: np.array, 3: lambda x: x[::-1, ::-1], 6: lambda x: np.rot90(x, -1), 8: np.rot90}.get(orientation)
+    if expected:
+        np.testing.assert_array_equal(read_image(tmp_path / "16.png"), expected(KINDS["grey 16"]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "miniswhite"},
+        {"photometric": "separated", "extrasamples": ()},
+        {"photometric": "rgb", "extrasamples": ["assocalpha"]},
+        {"photometric": "rgb", "planarconfig": "separate"},
+    ],
+    ids=str,
+)
+def test_sixteen_bit_tiffs_that_would_be_misread_are_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    image = KINDS["grey 16"] if options["photometric"] == "miniswhite" else KINDS["RGBA 16"]
+    if "planarconfig" in options:
+        image = np.ascontiguousarray(image[..., :3].transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "x.tiff", image, **options)
+    with pytest.raises(ImageError, match="unsupported kind"):
+        read_image(tmp_path / "x.tiff")
+
+
+def test_a_side_that_the_format_cannot_have_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="cannot be written"):
+        write_image(tmp_path / "x.webp", np.zeros((1, 16384, 3), np.uint8))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 4), np.float32), np.zeros((4, 4), np.int32)])

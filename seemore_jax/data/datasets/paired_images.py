@@ -25,9 +25,8 @@ _PNG_LEVEL = 1
 _Example = tuple[str, dict[str, bytes]]
 
 
-# Shard by shard, because TFDS's other builders shuffle what they write, and for more than 1 GB this needs
-# TensorFlow. Not registered, because TFDS has a DIV2K of its own under the same name.
-class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
+# Shard by shard, because TFDS's other builders shuffle what they write, and for more than 1 GB this needs TensorFlow.
+class PairedImages(tfds.core.ShardBasedBuilder):
     """A training set of LR/HR tiles with one configuration for each scale: x2, x3 and x4."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -39,6 +38,10 @@ class PairedImages(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     # What to write; None stands for all that `find_pairs` finds.
     pairs: Sequence[TrainingPair] | None = None
+
+    def __init_subclass__(cls) -> None:
+        # TFDS has a DIV2K of its own, for which `tfds.builder("div2k")` keeps standing.
+        super().__init_subclass__(skip_registration=True)
 
     @property
     def scale(self) -> int:

@@ -10,7 +10,7 @@ from seemore_jax.data.datasets.pairs import TrainingPair
 from seemore_jax.errors import InputError
 
 
-class Df2k(PairedImages, skip_registration=True):
+class Df2k(PairedImages):
     """DIV2K from its archives, Flickr2K from a folder that the user has."""
 
     DESCRIPTION = "DIV2K's and Flickr2K's training images with MATLAB-bicubic LR, cut into overlapping tiles."

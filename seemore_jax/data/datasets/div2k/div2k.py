@@ -12,7 +12,7 @@ from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember
 _ARCHIVES = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
 
 
-class Div2k(PairedImages, skip_registration=True):
+class Div2k(PairedImages):
     """The training images of DIV2K, with the LR files that come with it."""
 
     DESCRIPTION = "DIV2K's 800 training images and their MATLAB-bicubic LR, cut into overlapping tiles."

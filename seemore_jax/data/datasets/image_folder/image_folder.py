@@ -10,7 +10,7 @@ from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.errors import InputError
 
 
-class ImageFolder(PairedImages, skip_registration=True):
+class ImageFolder(PairedImages):
     """Photographs from anywhere, with their LR files where there are some."""
 
     DESCRIPTION = "Photographs, with their LR files or MATLAB-bicubic LR, cut into overlapping tiles."
