@@ -4,16 +4,16 @@ A wrong input gives one line on standard error and exit status 2.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seemore_jax.data.images import SUFFIXES, check_image_target, read_image, write_image
+from seemore_jax.data.images import check_image_target, read_image, write_image
 from seemore_jax.demo import run_demo
 from seemore_jax.errors import InputError
+from seemore_jax.exit_status import exit_status
 from seemore_jax.inference import upscale
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, read_weights, save
@@ -27,15 +27,7 @@ DEFAULT_MODEL = "T-x4"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,6 +58,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", "--output", type=Path, default=Path("build/demo"), help="folder (default: %(default)s)")
     _add_model_options(command)
     command.set_defaults(run=_run_demo)
+
+    command = commands.add_parser("prepare", help="write a training set once: images cut into tiles")
+    command.add_argument("name", metavar="NAME", help="div2k, df2k or image_folder")
+    command.add_argument("--data_dir", type=Path, required=True, metavar="DIR", help="folder of the datasets")
+    command.add_argument(
+        "--source",
+        type=Path,
+        action="append",
+        default=[],
+        help="for image_folder: image, folder of images, set (HR/, LR_bicubic/X4/) or folder of sets; repeatable",
+    )
+    command.add_argument(
+        "--manual_dir", type=Path, metavar="DIR", help="for df2k: folder with Flickr2K; also archives of DIV2K"
+    )
+    command.add_argument(
+        "--scale", type=int, nargs="+", default=[2, 3, 4], metavar="N", help="one set each (default: 2 3 4)"
+    )
+    command.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be used")
+    command.set_defaults(run=_run_prepare)
     return parser
 
 
@@ -100,12 +111,14 @@ def _load_model(options: argparse.Namespace) -> SeemoRe:
 
 
 def _run_upscale(options: argparse.Namespace) -> None:
-    # Everything that can be wrong is found out before the long computation.
-    names_file = options.output.suffix.lower() in SUFFIXES and not options.output.is_dir()
+    # What can be found out about the files is found out before the long computation.
     image = read_image(options.input)
     model = _load_model(options)
-    output = options.output if names_file else options.output / f"{options.input.stem}_x{model.config.scale}.png"
+    is_folder = options.output.is_dir() or not options.output.suffix
+    output = options.output / f"{options.input.stem}_x{model.config.scale}.png" if is_folder else options.output
     check_image_target(output, image)
+    if output.resolve() == options.input.resolve():
+        raise InputError(f"{output}: is the input itself; choose another output")
     upscaled = upscale(model, image)
     write_image(output, upscaled)
     print(f"{output}: {_size(image)} → {_size(upscaled)}")
@@ -139,3 +152,16 @@ def _run_info(options: argparse.Namespace) -> None:
 
 def _run_demo(options: argparse.Namespace) -> None:
     run_demo(_load_model(options), options.model, options.output)
+
+
+def _run_prepare(options: argparse.Namespace) -> None:
+    from seemore_jax.data.preparation import prepare  # TFDS takes seconds to import
+
+    prepare(
+        options.name,
+        options.data_dir,
+        scales=options.scale,
+        sources=options.source,
+        manual_dir=options.manual_dir,
+        skip_bad=options.skip_bad,
+    )
