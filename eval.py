@@ -3,16 +3,16 @@
 python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR
 """
 
-import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.report import evaluate_to_folder, set_table
+from seemore_jax.exit_status import run_script
 from seemore_jax.experiment import network_config
 from seemore_jax.inference import upscale
 from seemore_jax.porting import load
@@ -30,19 +30,10 @@ _OUTPUT = flags.DEFINE_string(
 flags.mark_flag_as_required("config")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    # JAX would report every kind of device that this machine lacks.
-    logging.set_verbosity(logging.WARNING)
-    try:
-        _evaluate(_CONFIG.value)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _evaluate(config: ConfigDict) -> None:
+def main() -> None:
+    """Evaluates, prints the table, and writes the output folder."""
+    config = _CONFIG.value
+    network_config(config)  # a wrong scale or variant is best found first
     sets = find_image_sets(_DATA.value, config.scale)
     method, upscaler = _upscaler(config)
     results = evaluate_to_folder(sets, config.scale, upscaler, method, _WEIGHTS.value, Path(_OUTPUT.value))
@@ -66,4 +57,4 @@ def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main)

@@ -6,10 +6,10 @@ python train.py --config=configs/seemore_t_x4.py --workdir=DIR [--config.FIELD=V
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
-from seemore_jax.errors import InputError
+from seemore_jax.exit_status import run_script
 from seemore_jax.training.distributed import join_processes
 from seemore_jax.training.loop import train
 from seemore_jax.training.progress import TrainingError
@@ -22,22 +22,15 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is; w
 flags.mark_flag_as_required("config")
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    # Orbax and JAX report each of their steps.
-    logging.set_verbosity(logging.WARNING)
+def main() -> int:
+    """Trains to the end, or until a signal."""
+    join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
-        join_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        status = train(_CONFIG.value, Path(_WORKDIR.value))
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
+        return train(_CONFIG.value, Path(_WORKDIR.value))
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 1
-    sys.exit(status)
+        return 1
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_script(main)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import seemore.module
 import torch
@@ -51,6 +52,12 @@ def _diversify_routing(model: Any, generator: torch.Generator) -> None:
 def ported(model: Any, config: SeemoReConfig) -> SeemoRe:
     """The same network here."""
     return from_torch(config, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, "oracle")
+
+
+def zeros(config: SeemoReConfig) -> SeemoRe:
+    """A network whose parameters are all zero, for tests that only need some network."""
+    graph, abstract = nnx.split(SeemoRe.abstract(config))
+    return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract))
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:

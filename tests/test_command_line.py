@@ -11,7 +11,7 @@ import seemore_jax as sj
 from seemore_jax.command_line import main
 from seemore_jax.data import read_image, write_image
 from seemore_jax.porting.names import to_torch
-from tests.release import release_model
+from tests.release import release_model, zeros
 
 SMALL = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 18, 3), dtype=np.uint8)
@@ -20,7 +20,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (16, 18, 3), dtype=np.uint8)
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    sj.save(sj.SeemoRe.unfilled(SMALL), path)
+    sj.save(zeros(SMALL), path)
     return path
 
 
@@ -60,7 +60,7 @@ def test_info_says_what_was_read_and_what_was_assumed(tmp_path: Path, capsys: py
 
 
 def test_what_a_foreign_file_does_not_tell_can_be_given(tmp_path: Path) -> None:
-    tensors = {name: torch.from_numpy(tensor.copy()) for name, tensor in to_torch(sj.SeemoRe.unfilled(SMALL)).items()}
+    tensors = {name: torch.from_numpy(tensor.copy()) for name, tensor in to_torch(zeros(SMALL)).items()}
     torch.save(tensors, tmp_path / "x.pth")
     given = ["--use_shuffle", "false", "--recursive", "1", "--topk", "2", "--img_range", "255"]
     assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "y"), *given]) == 0
@@ -81,6 +81,9 @@ def test_wrong_inputs_give_one_line_status_2_and_no_output(
         ["upscale", str(tmp_path / "broken.png"), "-o", str(tmp_path / "o.png"), "-m", str(model)],
         ["upscale", str(tmp_path), "-o", str(tmp_path / "o.png"), "-m", str(model)],
         ["upscale", str(image), "-o", str(tmp_path / "o.png"), "-m", broken],
+        ["upscale", str(image), "-o", str(tmp_path / "o.gif"), "-m", str(model)],
+        ["upscale", str(image), "-o", str(image), "-m", str(model)],
+        ["upscale", str(image), "-o", str(tmp_path / "o.png"), "-m", str(model), "--recursive", "40"],
         ["upscale", str(image), "-o", str(tmp_path / "file" / "o.png"), "-m", str(model)],
         ["convert", broken, str(tmp_path / "o.safetensors")],
         ["convert", str(model), str(tmp_path / "o.onnx")],

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import seemore_jax as sj
 from seemore_jax.data import read_image, write_image
 from seemore_jax.network.config import SCALES, VARIANTS
-from tests.release import ported, release_model
+from tests.release import ported, release_model, zeros
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,17 +70,24 @@ def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_inputs_give_one_line_and_status_2(tmp_path: Path) -> None:
-    sj.save(sj.SeemoRe.unfilled(sj.SeemoReConfig.variant("T", 2)), tmp_path / "t2.safetensors")
+    sj.save(zeros(sj.SeemoReConfig.variant("T", 2)), tmp_path / "t2.safetensors")
     write_image(tmp_path / "S" / "x.png", np.zeros((40, 40), np.uint8))
     config, weights = "--config=configs/seemore_t_x4.py", "--weights=bicubic"
     data, output = f"--data={tmp_path / 'S'}", f"--output={tmp_path / 'out'}"
     for arguments, complaint in [
+        (["--config=configs/none.py", weights, data, output], "none.py"),
+        ([config, "--config.scale=0", weights, data, output], "scale of a variant must be"),
+        ([config, "--config.sclae=2", weights, data, output], "sclae"),
+        ([config, weights, "--data=", output], "no images"),
+        ([config, weights, data, output, "stray"], "stray"),
+        ([config, data, output], "weights"),
         ([config, weights, f"--data={tmp_path / 'missing'}", output], "no such folder"),
         ([config, f"--weights={tmp_path / 'missing.pth'}", data, output], "no such file"),
         ([config, f"--weights={tmp_path / 't2.safetensors'}", data, output], "holds a SeemoRe-T ×2"),
     ]:
         done = run_eval(*arguments)
-        assert done.returncode == 2
+        assert done.returncode == 2, arguments
         assert complaint in done.stderr
+        assert done.stderr.startswith("error: ")
         assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()

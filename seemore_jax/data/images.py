@@ -140,12 +140,13 @@ def _read_tiff16(path: Path) -> np.ndarray | None:
         page = file.pages.first
         if page.dtype != np.uint16:
             return None
-        kind = (page.photometric.name, page.planarconfig.name, page.bitspersample)
-        alpha = {sample.name for sample in page.extrasamples}
-        if kind[0] not in ("MINISBLACK", "RGB") or kind[1:] != ("CONTIG", 16) or not alpha <= {"UNASSALPHA"}:
-            described = ", ".join(map(str, (*kind, *alpha)))
+        photometric = tifffile.PHOTOMETRIC(page.photometric).name
+        is_plain = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and page.bitspersample == 16
+        straight_alpha = all(sample == tifffile.EXTRASAMPLE.UNASSALPHA for sample in page.extrasamples)
+        if photometric not in ("MINISBLACK", "RGB") or not is_plain or not straight_alpha:
             raise ImageError(
-                f"{path}: a 16-bit TIFF of an unsupported kind ({described}); save it as plain grey or RGB"
+                f"{path}: a 16-bit TIFF of an unsupported kind ({photometric}, {page.bitspersample} bits); "
+                "save it as grey or RGB, interleaved, with straight alpha"
             )
         orientation = page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1
         image = page.asarray()

@@ -62,21 +62,24 @@ def evaluate_to_folder(
       output: a folder, made if missing.
 
     Raises:
-      InputError: an image cannot be used, or `output` cannot be written.
+      InputError: an image cannot be used, or `output` cannot be written or would overwrite the data.
     """
+    if not sets:
+        raise InputError("no images to evaluate on")
+    _check_no_overwriting(sets, output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be made: {error.strerror or error}") from error
     results: dict[str, SetScores] = {}
     shown: list[Crop] = []
-    with tqdm(total=sum(len(s.pairs) for s in sets), unit="image", desc="evaluating") as progress:
+    with tqdm(total=sum(len(s.pairs) for s in sets), unit="image", desc="evaluating", disable=None) as progress:
         for image_set in sets:
             scores = results[image_set.name] = SetScores({}, {})
             for image in evaluate_images(image_set.pairs, scale, upscaler):
                 scores.images[image.name] = image.scores
                 scores.bicubic_images[image.name] = image.bicubic_scores
-                write_image(output / image_set.name / f"{image.name}.png", image.sr)
+                write_image(_sr_path(output, image_set.name, image.name), image.sr)
                 if len(shown) < _ROWS:
                     shown.append(most_telling_crop(image, method))
                 progress.update()
@@ -85,6 +88,20 @@ def evaluate_to_folder(
     with replacing(output / "comparison.png") as temporary:
         comparison_figure(shown).savefig(temporary, dpi=100)
     return results
+
+
+def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
+    return output / set_name / f"{image_name}.png"
+
+
+def _check_no_overwriting(sets: Sequence[ImageSet], output: Path) -> None:
+    """Raises InputError if an SR image would take the place of an image that is read."""
+    sources = {file.resolve() for s in sets for pair in s.pairs for file in (pair.hr, pair.lr) if file}
+    for image_set in sets:
+        for pair in image_set.pairs:
+            target = _sr_path(output, image_set.name, pair.name)
+            if target.resolve() in sources:
+                raise InputError(f"{output}: {target} would overwrite an image of the data; choose another output")
 
 
 def to_json(results: dict[str, SetScores], scale: int, weights: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The hyperparameters of SeemoRe: the release's options, and its nine configurations."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 VARIANTS = tuple(_VARIANTS)
 SCALES = (2, 3, 4)
 
+# Images are padded to 4**recursive pixels: beyond this, a small image would take gigabytes.
+_MAX_RECURSIVE = 5
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 _PRECISIONS = ("default", "high", "highest")
 
@@ -77,13 +78,14 @@ class SeemoReConfig:
         for name in ("scale", "num_experts", "num_layers", "embedding_dim", "topk"):
             self._require_integer(name, minimum=1)
         self._require_integer("recursive", minimum=0)
+        self._require(self.recursive <= _MAX_RECURSIVE, "recursive", f"at most {_MAX_RECURSIVE}")
         self._require_integer("global_kernel_size", minimum=1)
         self._require(self.in_chans == 3, "in_chans", "3 (the network subtracts an RGB mean)")
         self._require(self.global_kernel_size % 2 == 1, "global_kernel_size", "an odd number")
         self._require(self.topk <= self.num_experts, "topk", f"at most num_experts={self.num_experts}")
         for name in ("use_shuffle", "rematerialize"):
             self._require(isinstance(getattr(self, name), bool), name, "true or false")
-        self._require(_is_positive_number(self.img_range), "img_range", "a positive number")
+        self._require(_is_positive_number(self.img_range), "img_range", "a positive number of at most 1e6")
         self._require(self.lr_space in tuple(RANK_OF_EXPERT), "lr_space", _one_of(RANK_OF_EXPERT))
         self._require(self.compute_dtype in _COMPUTE_DTYPES, "compute_dtype", _one_of(_COMPUTE_DTYPES))
         self._require(self.precision in _PRECISIONS, "precision", _one_of(_PRECISIONS))
@@ -149,7 +151,7 @@ def stored_fields() -> tuple[str, ...]:
 def _is_positive_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and value > 0
+    return 0 < value <= 1e6  # also excludes NaN, and integers that no float can hold
 
 
 def _one_of(names: Any) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
@@ -77,18 +76,23 @@ def layer_norm(config: SeemoReConfig, features: int, *, rngs: nnx.Rngs) -> nnx.L
         dtype=jnp.dtype(config.compute_dtype),
         # E[x²] − E[x]² would lose digits where the mean is large against the deviation.
         use_fast_variance=False,
+        scale_init=_constant(1),
+        bias_init=_constant(0),
         rngs=rngs,
     )
 
 
-class Unfilled(nnx.Rngs):
-    """For a model whose parameters are about to be replaced: makes zeros, without drawing or compiling."""
+class Abstract(nnx.Rngs):
+    """For a model of which only the shapes are wanted: its parameters are `jax.ShapeDtypeStruct`s.
+
+    As `nnx.eval_shape` gives them, which takes seconds: it traces the random numbers of every parameter.
+    """
 
     def __init__(self) -> None:
         super().__init__(0)
 
     def params(self) -> None:
-        """The key of a parameter: none, which makes zeros."""
+        """The key of a parameter: none, which makes a shape."""
 
 
 def _torch_default(fan_in: int) -> Initializer:
@@ -98,10 +102,17 @@ def _torch_default(fan_in: int) -> Initializer:
     """
     bound = 1 / math.sqrt(fan_in)
 
-    def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
         if key is None:
-            return jnp.asarray(np.zeros(shape, dtype))
+            return jax.ShapeDtypeStruct(shape, dtype)
         return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def _constant(value: float) -> Initializer:
+    def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype) if key is None else jnp.full(shape, value, dtype)
 
     return init
 

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Int
 from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.layers import (
-    Unfilled,
+    Abstract,
     channel_shuffle,
     convolution,
     depthwise_convolution,
@@ -47,7 +47,8 @@ class Routing(NamedTuple):
     In a single layer the `groups` axis is absent.
 
     Attributes:
-      experts: indices of the chosen experts, most probable first.
+      experts: indices of the chosen experts, most probable first; of equally probable ones the lowest index
+        (PyTorch leaves that open).
       probabilities: the router's softmax over all experts, float32.
     """
 
@@ -77,9 +78,9 @@ class SeemoRe(nnx.Module):
         self.upsampler = convolution(config, channels, config.in_chans * config.scale**2, (3, 3), rngs=rngs)
 
     @classmethod
-    def unfilled(cls, config: SeemoReConfig) -> "SeemoRe":
-        """A model without initial parameters (they are zeros), made at once: for loading weights into."""
-        return cls(config, rngs=Unfilled())
+    def abstract(cls, config: SeemoReConfig) -> "SeemoRe":
+        """The model with shapes for parameters (`jax.ShapeDtypeStruct`): to be filled with `nnx.update` or merge."""
+        return cls(config, rngs=Abstract())
 
     @overload
     def __call__(

@@ -73,14 +73,17 @@ def read_hyperparameters(
 
 
 def _from_shapes(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-    try:
-        embedding_dim, in_chans = tensors["conv_1.weight"].shape[:2]
-        out_channels = tensors["upsampler.0.weight"].shape[0]
-        num_experts = tensors[f"{_RME}.moe_layer.gate.body.2.weight"].shape[0]
-        ranks = [tensors[f"{_RME}.moe_layer.experts.{e}.conv_1.weight"].shape[0] for e in range(num_experts)]
-        global_kernel_size = tensors[f"{_SME}.attn.conv.0.weight"].shape[-1]
-    except (KeyError, IndexError, ValueError) as error:
-        raise WeightsError(f"{source}: not a SeemoRe checkpoint (no usable {error})") from error
+    def shape(name: str, ndim: int = 4) -> tuple[int, ...]:
+        found = tensors[name].shape if name in tensors else None
+        if found is None or len(found) != ndim or 0 in found:
+            raise WeightsError(f"{source}: not a SeemoRe checkpoint (no usable {name})")
+        return found
+
+    embedding_dim, in_chans = shape("conv_1.weight")[:2]
+    out_channels = shape("upsampler.0.weight")[0]
+    num_experts = shape(f"{_RME}.moe_layer.gate.body.2.weight", ndim=2)[0]
+    ranks = [shape(f"{_RME}.moe_layer.experts.{e}.conv_1.weight")[0] for e in range(num_experts)]
+    global_kernel_size = shape(f"{_SME}.attn.conv.0.weight")[-1]
     groups = {match[1] for name in tensors if (match := re.match(r"body\.(\d+)\.", name))}
     return {
         "scale": _scale(out_channels, in_chans, source),

@@ -68,7 +68,8 @@ def to_torch(model: SeemoRe) -> dict[str, np.ndarray]:
     """The model's parameters, float32, under the release's names and in its layouts."""
     tensors = {}
     for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        tensors[_torch_name(path)] = _to_torch_layout(path, np.asarray(parameter[...], np.float32))
+        array = _to_torch_layout(path, np.asarray(parameter[...], np.float32))
+        tensors[_torch_name(path)] = np.ascontiguousarray(array)
     return tensors
 
 
@@ -78,15 +79,16 @@ def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source:
     Raises:
       WeightsError: a parameter has no tensor, a tensor no parameter, or their shapes differ.
     """
-    graph, zeros = nnx.split(SeemoRe.unfilled(config))
-    expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(zeros)}
+    graph, abstract = nnx.split(SeemoRe.abstract(config))
+    expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(abstract)}
     _check_names(expected, tensors, source)
 
-    filled = []
-    for name, (path, leaf) in expected.items():
-        wanted = _to_torch_layout(path, np.asarray(leaf[...])).shape
+    for name, (path, leaf) in expected.items():  # all, before memory is taken for any
+        wanted = _torch_shape(path, leaf.shape)
         if tensors[name].shape != wanted:
             raise WeightsError(f"{source}: {name} has shape {tensors[name].shape}, expected {wanted}")
+    filled = []
+    for name, (path, leaf) in expected.items():
         array = _from_torch_layout(tensors[name], leaf.shape)
         filled.append((path, leaf.replace(jnp.asarray(array, jnp.float32))))
     return nnx.merge(graph, nnx.from_flat_state(filled))
@@ -115,13 +117,17 @@ def _pattern(layer: Sequence[Any]) -> str:
     return ".".join("{}" if isinstance(part, int) else part for part in layer)
 
 
+def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a parameter in the release's layout; works on a view of one number, not on an array."""
+    return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
+
+
 def _to_torch_layout(path: Path, array: np.ndarray) -> np.ndarray:
     if path[-1] != "kernel":
         return array
     if array.ndim == 4:
-        return np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-    linear = np.ascontiguousarray(array.T)
-    return linear if _pattern(path[:-1]) == _ROUTER else linear[..., None, None]
+        return array.transpose(3, 2, 0, 1)
+    return array.T if _pattern(path[:-1]) == _ROUTER else array.T[..., None, None]
 
 
 def _from_torch_layout(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

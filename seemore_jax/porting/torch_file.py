@@ -8,7 +8,6 @@ Two formats: the zip archive that PyTorch writes since 1.6 (`NAME/data.pkl`, and
 """
 
 import collections
-import dataclasses
 import io
 import math
 import os
@@ -66,13 +65,24 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise WeightsError(f"{path}: damaged, or not a PyTorch file ({detail})") from error
 
 
-@dataclasses.dataclass
-class _Storage:
+class _Sealed:
+    """An object that a pickle can make but not change: its BUILD opcode would go around every check."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        raise WeightsError("refused: the file tries to change the reader")
+
+
+class _Storage(_Sealed):
     """A run of numbers in the file, filled in when its bytes are read."""
 
-    dtype: np.dtype
-    count: int
-    array: np.ndarray | None = None
+    __slots__ = ("array", "count", "dtype")
+
+    def __init__(self, dtype: np.dtype, count: int) -> None:
+        self.dtype = dtype
+        self.count = count
+        self.array: np.ndarray | None = None
 
     def fill(self, data: bytes) -> None:
         if len(data) != self.count * self.dtype.itemsize:
@@ -80,57 +90,49 @@ class _Storage:
         self.array = np.frombuffer(data, self.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    """A view of a storage: the arguments of `torch._utils._rebuild_tensor_v2`."""
+class _Tensor(_Sealed):
+    """A view of a storage: the arguments of `torch._utils._rebuild_tensor_v2`, as the file claims them."""
 
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+    __slots__ = ("offset", "shape", "storage", "strides")
 
-    def __post_init__(self) -> None:
-        numbers = (self.offset, *self.shape, *self.strides)
-        plain = all(isinstance(number, int) and number >= 0 for number in numbers)
-        if not plain or not isinstance(self.storage, _Storage) or len(self.shape) != len(self.strides):
-            raise WeightsError("damaged: a tensor has an impossible shape")
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        count = math.prod(self.shape)
-        # The second bound refuses views that repeat a small storage into an enormous tensor.
-        if count and (last >= self.storage.count or count > self.storage.count):
-            raise WeightsError("damaged: a tensor reaches beyond its storage")
+    def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> None:
+        self.storage = storage
+        self.offset = offset
+        self.shape = tuple(shape)
+        self.strides = tuple(strides)
 
     def to_array(self) -> np.ndarray:
-        storage = self.storage.array
-        if storage is None:
-            raise WeightsError("damaged: a tensor's storage is missing")
-        strides = tuple(stride * storage.itemsize for stride in self.strides)
-        return np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides, writeable=False)
+        """The view, once it has been made sure that it lies inside its storage."""
+        array = self.storage.array if isinstance(self.storage, _Storage) else None
+        numbers = (self.offset, *self.shape, *self.strides)
+        if array is None or not all(type(number) is int and number >= 0 for number in numbers):
+            raise WeightsError("damaged: a tensor has no storage or an impossible shape")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        count = math.prod(self.shape)
+        if count == 0:
+            return np.empty(self.shape, array.dtype)
+        # The second bound refuses views that repeat a small storage into an enormous tensor.
+        if last >= array.size or count > array.size:
+            raise WeightsError("damaged: a tensor reaches beyond its storage")
+        strides = tuple(stride * array.itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(array[self.offset :], self.shape, strides, writeable=False)
 
 
-class _Name:
-    """A name that the file may ask for. It has no attributes that a pickle could set."""
+class _Name(_Sealed):
+    """A function that the file may ask for."""
 
     __slots__ = ("_apply",)
-    _apply: Callable[..., Any]
 
     def __init__(self, apply: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_apply", apply)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise WeightsError("refused: the file tries to change the reader")
+        self._apply = apply
 
     def __call__(self, *arguments: Any) -> Any:
         return self._apply(*arguments)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Name(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Name(_Tensor),
     ("torch._utils", "_rebuild_parameter"): _Name(lambda tensor, *_: tensor),
     ("torch", "Size"): _Name(tuple),
     **{("torch", storage): storage for storage in _DTYPE_OF_STORAGE},
@@ -154,10 +156,9 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, reference: Any) -> _Storage:
         kind, storage_type, key, _, count = reference[:5]
-        if kind != "storage" or storage_type not in _DTYPE_OF_STORAGE or not isinstance(count, int) or count < 0:
-            raise WeightsError(f"damaged: unknown storage {reference!r:.80}")
-        storage = _Storage(_DTYPE_OF_STORAGE[storage_type], count)
-        return self._storages.setdefault(str(key), storage)
+        if kind != "storage" or storage_type not in _DTYPE_OF_STORAGE or type(count) is not int or count < 0:
+            raise WeightsError("damaged: a storage of unknown type or size")
+        return self._storages.setdefault(str(key), _Storage(_DTYPE_OF_STORAGE[storage_type], count))
 
 
 def _unpickle(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
@@ -210,14 +211,20 @@ def _read_legacy(data: bytes) -> Any:
     return content
 
 
-def _to_arrays(content: Any) -> Any:
-    if isinstance(content, _Tensor):
-        return content.to_array()
-    if isinstance(content, dict):
-        return {key: _to_arrays(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return type(content)(_to_arrays(value) for value in content)
-    return content
+def _to_arrays(content: Any, converted: dict[int, Any] | None = None) -> Any:
+    """The content with arrays for tensors; what occurs several times is converted once, or it could explode."""
+    converted = {} if converted is None else converted
+    if id(content) not in converted:
+        if isinstance(content, _Tensor):
+            result: Any = content.to_array()
+        elif isinstance(content, dict):
+            result = {key: _to_arrays(value, converted) for key, value in content.items()}
+        elif isinstance(content, list | tuple):
+            result = type(content)(_to_arrays(value, converted) for value in content)
+        else:
+            return content
+        converted[id(content)] = result
+    return converted[id(content)]
 
 
 def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:

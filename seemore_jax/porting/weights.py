@@ -48,7 +48,7 @@ class Weights:
     Attributes:
       source: the file or directory.
       entry: which part of it was read, such as `params_ema`.
-      tensors: float32 arrays under the release's names.
+      tensors: arrays under the release's names, of the file's floating-point type.
       hyperparameters: the configuration, and where each field came from.
     """
 
@@ -90,7 +90,7 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
         raise WeightsError(f"{unknown[0]} is not a field of SeemoReConfig")
     path = _find(source)
     entry, content, stored = _reader(path)(path)
-    tensors = dict(_checked(name, tensor, path) for name, tensor in content.items())
+    tensors = _checked_tensors(content, path)
     hyperparameters = read_hyperparameters(tensors, stored, overrides, str(path))
     return Weights(path, entry, tensors, hyperparameters)
 
@@ -135,17 +135,17 @@ def _find(source: str | os.PathLike[str]) -> Path:
 def _reader(path: Path) -> Callable[[Path], Found]:
     if path.is_dir():
         return _read_directory
-    if path.suffix in _TORCH_SUFFIXES:
+    if path.suffix.lower() in _TORCH_SUFFIXES:
         return _read_torch
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _read_safetensors
     raise _unknown_suffix(path)
 
 
 def _writer(path: Path) -> Callable[[Path, Tensors, SeemoReConfig], None]:
-    if path.suffix in _TORCH_SUFFIXES:
+    if path.suffix.lower() in _TORCH_SUFFIXES:
         return _write_torch
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return _write_safetensors
     if path.suffix == "" or path.is_dir():
         return _write_directory
@@ -173,7 +173,8 @@ def _read_safetensors(path: Path) -> Found:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
+        # The last three for types that NumPy does not have.
         raise WeightsError(f"{path}: damaged, or not a safetensors file ({error})") from error
     return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
 
@@ -184,7 +185,13 @@ def _read_directory(path: Path) -> Found:
         raise WeightsError(f"{path}: no model.safetensors in this directory")
     _, tensors, stored = _read_safetensors(weights)
     if config.exists():
+        written = stored
         stored = _parse_config(config.read_bytes(), config)
+        differing = [field for field, value in written.items() if stored.get(field, value) != value]
+        if differing:  # as after a save that failed between the two files
+            raise WeightsError(
+                f"{config}: does not belong to {weights.name}, which was saved with another {differing[0]}"
+            )
     return "model.safetensors", tensors, stored
 
 
@@ -201,13 +208,19 @@ def _stored_config(config: Any, path: Path) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name in stored_fields()}
 
 
-def _checked(name: Any, tensor: Any, path: Path) -> tuple[str, np.ndarray]:
-    """The release's name of a tensor, and its values as float32."""
-    if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
-        raise WeightsError(f"{path}: not a SeemoRe checkpoint: {name!r:.60} is not a tensor")
-    if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
-        raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")
-    return name.removeprefix("module."), tensor.astype(np.float32, copy=False)  # DataParallel adds the prefix
+def _checked_tensors(content: Mapping[Any, Any], path: Path) -> Tensors:
+    """What was read, under the release's names: without the prefix that DataParallel adds."""
+    tensors = {}
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+            raise WeightsError(f"{path}: not a SeemoRe checkpoint: it holds more than named tensors")
+        if not np.issubdtype(tensor.dtype, np.floating) and tensor.dtype.name != "bfloat16":
+            raise WeightsError(f"{path}: {name} holds {tensor.dtype}, not floating-point numbers")
+        plain_name = name.removeprefix("module.")
+        if plain_name in tensors:
+            raise WeightsError(f"{path}: holds {plain_name} twice, with and without the prefix module.")
+        tensors[plain_name] = tensor
+    return tensors
 
 
 def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:

@@ -41,8 +41,8 @@ class Checkpoints:
         metrics = None if psnr is None else {"psnr": psnr}
         self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
 
-    def restore_latest(self, like: TrainState) -> TrainState | None:
-        """The newest state that can be read, with the shapes and shardings of `like`; None if there is none.
+    def restore_latest(self, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState | None:
+        """The newest state that can be read, of the shapes of `like`, laid out by `sharding`; None if there is none.
 
         Newer ones that cannot be read are passed over with a warning and, once an older one has been read,
         removed: the run will write those steps again.
@@ -50,7 +50,10 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _storable(like))
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            jax.eval_shape(_storable, like),
+        )
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:

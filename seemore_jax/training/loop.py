@@ -23,7 +23,7 @@ from seemore_jax.training.interruption import stop_request
 from seemore_jax.training.optimizer import learning_rate, make_optimizer
 from seemore_jax.training.progress import Progress
 from seemore_jax.training.records import Records, write_setup
-from seemore_jax.training.step import TrainState, initial_state, make_mesh, make_train_step, to_devices
+from seemore_jax.training.step import TrainState, initial_state, make_mesh, make_train_step, replicated, to_devices
 from seemore_jax.training.validation import Validation
 
 
@@ -53,7 +53,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
     # 2. The network, and the state where the run goes on.
     mesh = make_mesh()
     optimizer = make_optimizer(config)
-    graph, zeros = nnx.split(SeemoRe.unfilled(network_config(config)))
+    graph, abstract = nnx.split(SeemoRe.abstract(network_config(config)))
 
     def on_devices(parameters: nnx.State) -> TrainState:
         return initial_state(parameters, optimizer, average=config.ema_decay > 0, seed=config.seed, mesh=mesh)
@@ -61,7 +61,7 @@ def train(config: ConfigDict, workdir: Path) -> int:
     with contextlib.ExitStack() as cleanup:
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
         cleanup.callback(checkpoints.close)
-        state = checkpoints.restore_latest(like=on_devices(zeros))
+        state = checkpoints.restore_latest(jax.eval_shape(on_devices, abstract), replicated(mesh))
         if state is None:
             state = on_devices(_first_parameters(config))
         done = int(state.step)

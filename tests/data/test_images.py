@@ -98,9 +98,10 @@ def test_orientation_is_applied_once_whatever_the_depth(tmp_path: Path, orientat
     np.testing.assert_array_equal(read_image(tmp_path / "16.tiff"), upright.astype(np.uint16) * 257)
     grey = Image.fromarray(KINDS["grey 16"])
     grey.save(tmp_path / "16.png", exif=exif)
-    expected = {1: np.array, 3: lambda x: x[::-1, ::-1], 6: lambda x: np.rot90(x, -1), 8: np.rot90}.get(orientation)
-    if expected:
-        np.testing.assert_array_equal(read_image(tmp_path / "16.png"), expected(KINDS["grey 16"]))
+    quarter_turns = {1: 0, 3: 2, 6: -1, 8: 1}
+    if orientation in quarter_turns:
+        expected = np.rot90(KINDS["grey 16"], quarter_turns[orientation])
+        np.testing.assert_array_equal(read_image(tmp_path / "16.png"), expected)
 
 
 @pytest.mark.parametrize(

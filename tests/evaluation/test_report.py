@@ -47,13 +47,19 @@ def test_everything_is_written_and_means_are_means(data: Path, tmp_path: Path) -
             assert entry["images"][pair.name] == {"psnr": psnr(sr, hr, shave=2), "ssim": ssim(sr, hr, shave=2)}
         for figure in ("psnr", "ssim"):
             assert entry[figure] == pytest.approx(np.mean([image[figure] for image in entry["images"].values()]))
-        lr, hr = image_set.pairs[-1].read(2)
-        assert results[image_set.name].bicubic_images[image_set.pairs[-1].name].psnr == psnr(
-            imresize(lr, 2), hr, shave=2
-        )
+        bicubic = [psnr(imresize(lr, 2), hr, shave=2) for lr, hr in (pair.read(2) for pair in image_set.pairs)]
+        assert entry["bicubic"]["psnr"] == pytest.approx(np.mean(bicubic))
+        assert entry["bicubic"]["psnr"] != pytest.approx(entry["psnr"])
     assert read_image(output / "comparison.png").ndim == 3
     assert "nearest" in set_table(results, "nearest")
     assert not list(output.rglob(".*"))
+
+
+def test_data_is_never_overwritten(tmp_path: Path) -> None:
+    write_image(tmp_path / "S" / "x.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(InputError, match="would overwrite"):
+        evaluate_to_folder(find_image_sets([tmp_path / "S"], 2), 2, nearest, "nearest", "", tmp_path)
+    assert (read_image(tmp_path / "S" / "x.png") == 0).all()
 
 
 def test_a_perfect_result_is_null_in_json(tmp_path: Path) -> None:

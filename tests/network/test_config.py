@@ -25,7 +25,7 @@ PARAMETERS = {
 @pytest.mark.parametrize(("name", "scale"), PARAMETERS)
 def test_variants_have_the_published_number_of_parameters(name: str, scale: int) -> None:
     config = SeemoReConfig.variant(name, scale=scale)
-    state = nnx.state(SeemoRe.unfilled(config), nnx.Param)
+    state = nnx.state(SeemoRe.abstract(config), nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == PARAMETERS[name, scale]
     assert config.variant_name == name
 
@@ -65,6 +65,8 @@ def test_ranks_grow_as_in_the_release(lr_space: str, ranks: tuple[int, ...]) -> 
         ("use_shuffle", 1),
         ("global_kernel_size", 4),
         ("recursive", -1),
+        ("recursive", 6),
+        ("img_range", 10**400),
         ("lr_space", "log"),
         ("lr_space", ["exp"]),
         ("topk", 4),

@@ -19,7 +19,7 @@ from seemore_jax import InputError, SeemoRe, SeemoReConfig
 from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.network.seemore import MixtureOfLowRankExperts
 from seemore_jax.porting.names import to_torch
-from tests.release import PARITY, images, ported, release_model, run_compiled, run_release, to_nchw, to_nhwc
+from tests.release import PARITY, images, ported, release_model, run_compiled, run_release, to_nchw, to_nhwc, zeros
 
 ALL_VARIANTS = [(name, scale) for name in VARIANTS for scale in SCALES]
 SIZES = {"T": [(64, 64), (17, 23), (180, 320)], "B": [(17, 23)], "L": [(17, 23)]}
@@ -225,7 +225,7 @@ def test_shapes_for_any_image_and_option(
     batch: int, height: int, width: int, scale: int, recursive: int, topk: int
 ) -> None:
     config = SeemoReConfig(scale=scale, embedding_dim=4, num_layers=1, recursive=recursive, topk=topk)
-    model = SeemoRe.unfilled(config)
+    model = zeros(config)
     lr = jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32)
     sr, routing = jax.eval_shape(lambda lr: model(lr, return_routing=True), lr)
     assert sr.shape == (batch, scale * height, scale * width, 3)
@@ -238,7 +238,7 @@ def test_bfloat16_stays_near_float32_and_keeps_parameters_and_router_in_float32(
     torch.manual_seed(0)
     exact = dataclasses.replace(config, compute_dtype="float32")
     reference = ported(seemore.module.SeemoRe(**exact.to_dict()), exact)
-    model = nnx.merge(nnx.split(SeemoRe.unfilled(config))[0], nnx.state(reference))
+    model = nnx.merge(nnx.split(SeemoRe.abstract(config))[0], nnx.state(reference))
     lr = images(2, 24, 24)
     sr, routing = run_compiled(model, lr, return_routing=True)
     assert sr.dtype == jnp.float32
@@ -259,7 +259,7 @@ def matrix_products(program: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("precision", ["highest", "default"])
 def test_precision_reaches_every_product(precision: str) -> None:
     """On a TPU, one product left at the default would quietly be computed in bfloat16."""
-    model = SeemoRe.unfilled(dataclasses.replace(SMALL, precision=precision))
+    model = zeros(dataclasses.replace(SMALL, precision=precision))
     products = list(matrix_products(jax.make_jaxpr(model)(jnp.zeros((1, 16, 16, 3))).jaxpr))
     highest = sum(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
     assert len(products) > 40
@@ -289,4 +289,4 @@ def test_initial_parameters_have_pytorchs_distribution() -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_other_inputs_are_refused_in_words(lr: jax.Array) -> None:
     with pytest.raises(InputError, match="SeemoRe takes"):
-        SeemoRe.unfilled(SMALL)(lr)
+        zeros(SMALL)(lr)

@@ -139,6 +139,10 @@ HOSTILE = {
     "memoizes at a huge index": b"\x80\x02}r\xff\xff\xff\x7f.",
     "is endless nesting": b"\x80\x02" + b"(" * 100_000 + b"t" * 100_000 + b".",
     "sets attributes of the reader": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x06\0\0\0_applyK\x01s\x86b.",
+    "widens a checked tensor": tensor_pickle(4, 0, "(I4\nt", "(I1\nt")[:-1]
+    + b"}(X\x05\0\0\0shape(I100000\ntX\x07\0\0\0strides(I1\ntub.",
+    "widens a checked tensor through its slots": tensor_pickle(4, 0, "(I4\nt", "(I1\nt")[:-1]
+    + b"N}(X\x05\0\0\0shape(I100000\ntX\x07\0\0\0strides(I1\ntu\x86b.",
     "is empty": b"",
     "is text": b"weights",
 }
@@ -156,6 +160,23 @@ def test_hostile_tensors_give_one_line(tmp_path: Path, fault: str) -> None:
     with pytest.raises(WeightsError) as raised:
         read_torch_file(tmp_path / "x.pth")
     assert "\n" not in str(raised.value)
+
+
+def test_shared_lists_do_not_explode(tmp_path: Path) -> None:
+    """Each level holds the one below twice: copied each time, 200 levels would take for ever."""
+    content: list[Any] = []
+    for _ in range(200):
+        content = [content, content]
+    (tmp_path / "x.pth").write_bytes(archive(pickle.dumps(content, protocol=2)))
+    assert len(read_torch_file(tmp_path / "x.pth")) == 2
+
+
+@FORMATS
+def test_big_endian_files_are_refused(tmp_path: Path, zipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "byteorder", "big")
+    path = save({"a": torch.ones(2)}, tmp_path / "x.pth", zipped)
+    with pytest.raises(WeightsError, match="big-endian"):
+        read_torch_file(path)
 
 
 def test_refuses_compressed_archives(tmp_path: Path) -> None:

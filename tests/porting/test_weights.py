@@ -17,7 +17,7 @@ from seemore_jax import SeemoRe, SeemoReConfig, WeightsError
 from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.porting import read_weights, weights
 from seemore_jax.porting.names import from_torch, to_torch
-from tests.release import ported, release_model
+from tests.release import ported, release_model, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2)
 FORMATS = ["x.pth", "x.pt", "x.safetensors", "folder"]
@@ -94,8 +94,41 @@ def test_reads_every_way_of_wrapping_the_parameters(tmp_path: Path) -> None:
         assert_same(read.to_model(), expected)
 
 
+def test_a_tensor_with_and_without_prefix_is_refused(tmp_path: Path) -> None:
+    state = state_dict(SeemoReConfig.variant("T", 4))
+    torch.save({**state, "module.norm.weight": state["norm.weight"]}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"holds norm\.weight twice"):
+        sj.load(tmp_path / "x.pth")
+
+
+def test_suffixes_may_be_written_large(tmp_path: Path) -> None:
+    for name in ("X.PTH", "Y.SafeTensors"):
+        sj.save(zeros(SMALL), tmp_path / name)
+        assert sj.load(tmp_path / name).config == SMALL
+
+
+def test_huge_claims_without_content_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    empty = changed(conv_1__weight=np.zeros((100_000, 3, 0, 3), np.float32))
+    (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save(empty))
+    with pytest.raises(WeightsError, match=r"no usable conv_1\.weight"):
+        sj.load(tmp_path / "x.safetensors")
+    wide = changed(conv_1__weight=np.zeros((100_000, 3, 3, 3), np.float32))  # a parameter of C×C would take 40 GB
+    (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save(wide))
+    given = {field: getattr(SMALL, field) for field in ("use_shuffle", "recursive", "topk", "img_range")}
+    with pytest.raises(WeightsError, match="has shape"):
+        sj.load(tmp_path / "x.safetensors", **given)
+
+
+def test_a_directory_saved_by_halves_is_refused(tmp_path: Path) -> None:
+    sj.save(zeros(SMALL), tmp_path / "old")
+    sj.save(zeros(dataclasses.replace(SMALL, topk=2)), tmp_path / "new")
+    (tmp_path / "new" / "model.safetensors").replace(tmp_path / "old" / "model.safetensors")
+    with pytest.raises(WeightsError, match="saved with another topk"):
+        sj.load(tmp_path / "old")
+
+
 def test_hugging_face_configs_may_say_more(tmp_path: Path) -> None:
-    sj.save(SeemoRe.unfilled(SMALL), tmp_path / "folder")
+    sj.save(zeros(SMALL), tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     (tmp_path / "folder" / "config.json").write_text(json.dumps({**config, "transformers_version": "5.0"}))
     assert sj.load(tmp_path / "folder").config == SMALL
@@ -138,19 +171,19 @@ def test_origin_of_every_field_is_reported(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_arguments_are_refused(tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
-    sj.save(SeemoRe.unfilled(SMALL), tmp_path / "x.safetensors")
+    sj.save(zeros(SMALL), tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=complaint):
         sj.load(tmp_path / "x.safetensors", **overrides)
 
 
 def test_how_to_compute_is_the_callers_choice(tmp_path: Path) -> None:
-    sj.save(SeemoRe.unfilled(dataclasses.replace(SMALL, compute_dtype="bfloat16")), tmp_path / "x.safetensors")
+    sj.save(zeros(dataclasses.replace(SMALL, compute_dtype="bfloat16")), tmp_path / "x.safetensors")
     assert sj.load(tmp_path / "x.safetensors").config == SMALL
     assert sj.load(tmp_path / "x.safetensors", precision="default").config.precision == "default"
 
 
 def changed(**changes: Any) -> dict[str, np.ndarray]:
-    tensors = to_torch(SeemoRe.unfilled(SMALL))
+    tensors = to_torch(zeros(SMALL))
     for name, tensor in changes.items():
         key = name.replace("__", ".")
         if tensor is None:
@@ -183,7 +216,7 @@ def test_tensors_that_are_no_seemore_are_named(tmp_path: Path, complaint: str) -
 
 
 def test_files_that_are_no_weights_give_one_line(tmp_path: Path) -> None:
-    sj.save(SeemoRe.unfilled(SMALL), tmp_path / "whole.safetensors")
+    sj.save(zeros(SMALL), tmp_path / "whole.safetensors")
     whole = (tmp_path / "whole.safetensors").read_bytes()
     (tmp_path / "empty").mkdir()
     files = {
@@ -210,7 +243,7 @@ def test_files_that_are_no_weights_give_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", ["[1]", "{", '{"topk": "1"}', '{"scale": 3}'])
 @pytest.mark.usefixtures("unchecked")
 def test_a_wrong_config_json_is_refused(tmp_path: Path, config: str) -> None:
-    sj.save(SeemoRe.unfilled(SMALL), tmp_path / "folder")
+    sj.save(zeros(SMALL), tmp_path / "folder")
     fields = {**SMALL.to_dict(), **json.loads(config)} if config.startswith('{"') else None
     (tmp_path / "folder" / "config.json").write_text(json.dumps(fields) if fields else config)
     with pytest.raises(WeightsError):
@@ -231,7 +264,7 @@ def test_bundled_names_are_files_of_the_package(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("target", ["x.onnx", "x.ckpt"])
 def test_unknown_formats_are_refused(tmp_path: Path, target: str) -> None:
     with pytest.raises(WeightsError, match="unknown format"):
-        sj.save(SeemoRe.unfilled(SMALL), tmp_path / target)
+        sj.save(zeros(SMALL), tmp_path / target)
 
 
 @pytest.mark.parametrize("target", FORMATS)
@@ -246,7 +279,7 @@ def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, target: str, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", no_space)
         with pytest.raises(WeightsError, match="No space left"):
-            sj.save(SeemoRe.unfilled(SMALL), tmp_path / target)
+            sj.save(zeros(SMALL), tmp_path / target)
     np.testing.assert_array_equal(sj.load(tmp_path / target).norm.scale, model.norm.scale)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert sorted(left) == (["config.json", "model.safetensors"] if target == "folder" else [target])
