@@ -15,11 +15,24 @@ from seemore_jax.porting.names import from_torch
 PARITY = 2e-5
 
 
+def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Float images (N, H, W, 3) in [0, 1] that differ in colour, contrast and texture, to route differently."""
+    rng = np.random.default_rng(seed)
+    color = rng.uniform(0, 1, (count, 1, 1, 3))
+    contrast = rng.uniform(0, 0.6, (count, 1, 1, 1))
+    texture = rng.uniform(-1, 1, (count, height, width, 3))
+    return np.clip(color + contrast * texture, 0, 1).astype(np.float32)
+
+
+ROUTED_IMAGES = images(6, 17, 23)
+
+
 def release_model(config: SeemoReConfig, seed: int = 0) -> Any:
     """The release's network of that configuration, in evaluation mode, with perturbed weights.
 
     PyTorch's initial weights leave the norms trivial and let all images choose the same experts. Here norms
-    have a scale and a shift, and routers are made to tell the images of `images` apart.
+    have a scale and a shift, and routers are fitted so that image i of `ROUTED_IMAGES` chooses expert i mod
+    num_experts, in every layer.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -28,23 +41,22 @@ def release_model(config: SeemoReConfig, seed: int = 0) -> Any:
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter += 0.2 * noise if "norm" in name else 0.3 * parameter.abs().mean() * noise
-        _diversify_routing(model, generator)
+        _fit_routers(model, config.min_side)
     return model.eval()
 
 
-def _diversify_routing(model: Any, generator: torch.Generator) -> None:
-    """Gives each router, from the first layer on, random weights that ignore what all images have in common."""
-
-    def set_weights(router: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+def _fit_routers(model: Any, min_side: int) -> None:
+    def fit(router: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         pooled = inputs[0].mean(dim=(2, 3))
-        common = pooled.mean(dim=0)
         linear = router.body[2]
-        weight = torch.randn(linear.weight.shape, generator=generator)
-        weight -= torch.outer(weight @ common, common) / common.square().sum()
-        linear.weight.copy_(1.5 * weight / (pooled @ weight.T).std())
+        experts = linear.weight.shape[0]
+        wanted = 3 * torch.nn.functional.one_hot(torch.arange(len(pooled)) % experts, experts).float()
+        linear.weight.copy_(torch.linalg.lstsq(pooled, wanted, driver="gelsd").solution.T)
 
-    handles = [group.local_block.block.moe_layer.gate.register_forward_pre_hook(set_weights) for group in model.body]
-    model.train()(to_nchw(images(16, 64, 64, seed=1000)))
+    handles = [group.local_block.block.moe_layer.gate.register_forward_pre_hook(fit) for group in model.body]
+    missing = [(0, max(0, min_side - side)) for side in ROUTED_IMAGES.shape[1:3]]
+    padded = np.pad(ROUTED_IMAGES, ((0, 0), *missing, (0, 0)), mode="edge")
+    model.train()(to_nchw(padded))  # one layer after the other, each with the routers before it fitted
     for handle in handles:
         handle.remove()
 
@@ -58,15 +70,6 @@ def zeros(config: SeemoReConfig) -> SeemoRe:
     """A network whose parameters are all zero, for tests that only need some network."""
     graph, abstract = nnx.split(SeemoRe.abstract(config))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract))
-
-
-def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Float images (N, H, W, 3) in [0, 1] that differ in colour, contrast and texture, to route differently."""
-    rng = np.random.default_rng(seed)
-    color = rng.uniform(0, 1, (count, 1, 1, 3))
-    contrast = rng.uniform(0, 0.6, (count, 1, 1, 1))
-    texture = rng.uniform(-1, 1, (count, height, width, 3))
-    return np.clip(color + contrast * texture, 0, 1).astype(np.float32)
 
 
 def run_release(model: Any, nhwc: np.ndarray) -> np.ndarray:

@@ -19,40 +19,55 @@ from seemore_jax import InputError, SeemoRe, SeemoReConfig
 from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.network.seemore import MixtureOfLowRankExperts
 from seemore_jax.porting.names import to_torch
-from tests.release import PARITY, images, ported, release_model, run_compiled, run_release, to_nchw, to_nhwc, zeros
+from tests.release import (
+    PARITY,
+    ROUTED_IMAGES,
+    images,
+    ported,
+    release_model,
+    run_compiled,
+    run_release,
+    to_nchw,
+    to_nhwc,
+    zeros,
+)
 
 ALL_VARIANTS = [(name, scale) for name in VARIANTS for scale in SCALES]
-SIZES = {"T": [(64, 64), (17, 23), (180, 320)], "B": [(17, 23)], "L": [(17, 23)]}
 # Small enough to compile in a moment, with every part of the network in it.
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2)
 
 
 @pytest.mark.parametrize(("name", "scale"), ALL_VARIANTS)
-def test_output_is_that_of_the_release(name: str, scale: int) -> None:
+def test_output_is_that_of_the_release_whichever_experts_are_chosen(name: str, scale: int) -> None:
+    """And a batch is its images one by one: the release takes no batches in evaluation."""
     config = SeemoReConfig.variant(name, scale)
     release = release_model(config)
-    model = ported(release, config)
-    for height, width in SIZES[name]:
-        lr = images(1, height, width)
-        sr = run_compiled(model, lr)
-        assert sr.shape == (1, height * scale, width * scale, 3)
-        assert sr.dtype == jnp.float32
-        np.testing.assert_allclose(sr, run_release(release, lr), rtol=0, atol=PARITY)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_batch_is_its_images_one_by_one_whatever_they_choose(name: str) -> None:
-    config = SeemoReConfig.variant(name, 2)
-    release = release_model(config)
-    lr = images(5, 20, 16)
-    sr, routing = run_compiled(ported(release, config), lr, return_routing=True)
-    np.testing.assert_allclose(sr, run_release(release, lr), rtol=0, atol=PARITY)
-    assert routing.experts.shape == (5, config.num_layers, 1)
-    assert routing.probabilities.shape == (5, config.num_layers, 3)
+    sr, routing = run_compiled(ported(release, config), ROUTED_IMAGES, return_routing=True)
+    assert sr.dtype == jnp.float32
+    np.testing.assert_allclose(sr, run_release(release, ROUTED_IMAGES), rtol=0, atol=PARITY)
+    # Every expert of every layer took part.
+    assert all(set(routing.experts[:, layer, 0].tolist()) == {0, 1, 2} for layer in range(config.num_layers))
+    assert routing.experts.shape == (6, config.num_layers, 1)
+    assert routing.probabilities.shape == (6, config.num_layers, 3)
     np.testing.assert_allclose(routing.probabilities.sum(-1), 1, rtol=1e-6)
-    # The test would say little if all images took the same way.
-    assert set(np.unique(routing.experts)) == {0, 1, 2}
-    assert any(len(set(routing.experts[:, layer, 0].tolist())) > 1 for layer in range(config.num_layers))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (180, 320)])
+@pytest.mark.parametrize("scale", SCALES)
+def test_larger_images_too(scale: int, height: int, width: int) -> None:
+    config = SeemoReConfig.variant("T", scale)
+    release = release_model(config)
+    lr = images(1, height, width)
+    sr = run_compiled(ported(release, config), lr)
+    assert sr.shape == (1, height * scale, width * scale, 3)
+    np.testing.assert_allclose(sr, run_release(release, lr), rtol=0, atol=PARITY)
+
+
+def test_a_batch_is_its_images_one_by_one() -> None:
+    model = ported(release_model(SMALL), SMALL)
+    batch = run_compiled(model, ROUTED_IMAGES[:5])
+    singles = [run_compiled(model, image[None]) for image in ROUTED_IMAGES[:5]]
+    np.testing.assert_allclose(batch, np.concatenate(singles), rtol=0, atol=PARITY)
 
 
 ABLATIONS: list[dict[str, Any]] = [
@@ -197,7 +212,7 @@ def test_one_program_serves_every_routing() -> None:
     model = ported(release_model(SMALL), SMALL)
     graph, state = nnx.split(model)
     run: Any = jax.jit(lambda state, lr: nnx.merge(graph, state)(lr, return_routing=True))
-    routings = {run(state, images(1, 16, 16, seed))[1].experts.tobytes() for seed in range(8)}
+    routings = {run(state, image[None])[1].experts.tobytes() for image in ROUTED_IMAGES}
     assert len(routings) > 1
     assert run._cache_size() == 1
 
