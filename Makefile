@@ -27,7 +27,7 @@ types: $(VENV)/test
 	$(BIN)/mypy
 
 unit: $(VENV)/test
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 # The files in $(VENV) mark finished steps: an interrupted installation is repeated.
 $(VENV)/created:

@@ -3,9 +3,11 @@
 python train.py --config=configs/seemore_t_x4.py --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
+import os
 import sys
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -30,6 +32,17 @@ def main() -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
+        if jax.process_count() == 1:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        print(
+            f"error: lost contact with another process of the run ({reason}); "
+            "start all of them again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # an orderly exit would wait for the lost process
 
 
 if __name__ == "__main__":

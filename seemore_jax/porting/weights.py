@@ -228,8 +228,8 @@ def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
 
 
 def _write_safetensors(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
-    # "format" tells other libraries whose layouts these are.
-    metadata = {"format": "pt", _CONFIG_ENTRY: json.dumps(config.to_dict())}
+    # One entry only: safetensors writes several in random order, and equal weights should be equal files.
+    metadata = {_CONFIG_ENTRY: json.dumps(config.to_dict())}
     with replacing(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
 
