@@ -22,13 +22,13 @@ def get_config() -> ConfigDict:
     config.dataset = "image_folder"
     config.data_dir = "build/quickstart/data"
     config.sources = tuple(
-        str(_PHOTOGRAPHS / name) for name in ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+        str(_PHOTOGRAPHS / name) for name in ("chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
     )
-    config.validation = (str(_PHOTOGRAPHS / "chelsea.png"),)
+    config.validation = (str(_PHOTOGRAPHS / "astronaut.png"),)
     config.patch_size = 32
     config.batch_size = 8
     config.num_workers = 0
-    config.num_steps = 600
+    config.num_steps = 700
     config.learning_rate = 2e-3
     config.schedule = "cosine"
     config.log_every = 20

@@ -15,6 +15,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.depthwise import depthwise_conv_general_dilated
 
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 
@@ -39,6 +40,7 @@ def convolution(
         strides=stride,
         padding="SAME" if stride == 1 else "VALID",
         feature_group_count=groups,
+        conv_general_dilated=depthwise_conv_general_dilated if depthwise else jax.lax.conv_general_dilated,
         kernel_init=_torch_default(fan_in),
         bias_init=_torch_default(fan_in),
         rngs=rngs,

@@ -18,7 +18,10 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     """
     steps = config.num_steps - config.warmup_steps
     if config.schedule == "halving":
-        milestones = {round(fraction * config.num_steps) - config.warmup_steps: 0.5 for fraction in HALVINGS}
+        milestones: dict[int, float] = {}
+        for fraction in HALVINGS:  # in a very short run several may fall on one step
+            step = round(fraction * config.num_steps) - config.warmup_steps
+            milestones[step] = milestones.get(step, 1.0) / 2
         main = optax.piecewise_constant_schedule(config.learning_rate, milestones)
     elif config.schedule == "cosine":
         main = optax.cosine_decay_schedule(

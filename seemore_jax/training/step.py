@@ -144,7 +144,7 @@ def make_train_step(
         if average is not None:
             average = optax.incremental_update(parameters, average, 1 - ema_decay)
         next_state = TrainState(state.step + 1, parameters, average, optimizer_state, state.key)
-        return next_state, Metrics(loss, optax.global_norm(gradients), usage, stop)
+        return next_state, Metrics(loss, optax.tree.norm(gradients), usage, stop)
 
     whole = replicated(mesh)
     rows = split_over_batch(mesh)

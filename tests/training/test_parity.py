@@ -20,8 +20,6 @@ from tests.release import images, ported, release_model, to_nchw
 
 # Small enough to compile in a moment, with every part of the network in it.
 TINY = SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
-# The step's optax.global_norm is optax.tree.norm in newer versions.
-pytestmark = pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated:DeprecationWarning")
 
 STEPS = 20
 DECAY = 0.75
