@@ -27,16 +27,27 @@ torch.set_num_threads(1)  # there is one test process for each core
 _DATA = Path(os.environ.get("SEEMORE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-@pytest.fixture(scope="session")
-def benchmark_data() -> Path:
-    """The folder with Set5 and Set14; in CI its absence is a failure, elsewhere a skip."""
-    folder = _DATA / "benchmark"
-    if not folder.is_dir():
-        message = f"no benchmark images in {folder}: set SEEMORE_DATA to the folder that holds benchmark/"
+def _real_images(folder: str) -> Path:
+    """A folder of the real images; in CI its absence is a failure, elsewhere a skip that says what to do."""
+    path = _DATA / folder
+    if not path.is_dir():
+        message = f"no images in {path}: set SEEMORE_DATA to the folder that holds {folder}/"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    return folder
+    return path
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """The folder with Set5 and Set14."""
+    return _real_images("benchmark")
+
+
+@pytest.fixture(scope="session")
+def training_data() -> Path:
+    """The folder with training photographs."""
+    return _real_images("train")
 
 
 @pytest.fixture

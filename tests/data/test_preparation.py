@@ -4,7 +4,6 @@ import functools
 import hashlib
 import http.server
 import io
-import os
 import resource
 import threading
 import zipfile
@@ -27,21 +26,8 @@ from seemore_jax.data.images import to_rgb8
 from seemore_jax.data.pipeline import open_dataset
 from seemore_jax.data.preparation import prepare
 from seemore_jax.data.tiles import cut_tiles
-from tests.conftest import _DATA
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(scope="session")
-def training_data() -> Path:
-    """The folder with training photographs; in CI its absence is a failure, elsewhere a skip."""
-    folder = _DATA / "train"
-    if not folder.is_dir():
-        message = f"no training images in {folder}: set SEEMORE_DATA to the folder that holds train/"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
 
 
 @pytest.fixture(autouse=True)
