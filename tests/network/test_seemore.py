@@ -272,8 +272,9 @@ def matrix_products(program: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("precision", ["highest", "default"])
-def test_precision_reaches_every_product(precision: str) -> None:
+def test_precision_reaches_every_product(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a TPU, one product left at the default would quietly be computed in bfloat16."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     model = zeros(dataclasses.replace(SMALL, precision=precision))
     products = list(matrix_products(jax.make_jaxpr(model)(jnp.zeros((1, 16, 16, 3))).jaxpr))
     highest = sum(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
