@@ -5,12 +5,14 @@ python train.py --config=configs/seemore_t_x4.py --workdir=DIR [--config.FIELD=V
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
+from seemore_jax.errors import InputError
 from seemore_jax.exit_status import run_script
 from seemore_jax.training.distributed import join_processes
 from seemore_jax.training.loop import train
@@ -32,12 +34,14 @@ def main() -> int:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (jax.errors.JaxRuntimeError, TimeoutError) as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        if jax.process_count() == 1 or isinstance(error, InputError | OSError):
             raise
+        # A lost process shows as whatever the next collective raises: the traceback is for the other cases.
+        traceback.print_exc()
         reason = " ".join(str(error).split())[:200]
         print(
-            f"error: lost contact with another process of the run ({reason}); "
+            f"error: this process cannot go on, perhaps because another one of the run is lost ({reason}); "
             "start all of them again to go on from the last checkpoint",
             file=sys.stderr,
             flush=True,

@@ -161,7 +161,7 @@ def test_wrong_configurations_are_refused_in_one_line(
 
 
 def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    """Two processes with two devices each, of which one is told to stop; then four with one device go on."""
+    """Two processes with two devices each, of which one is told to stop; then one with four goes on."""
     together = start_together(tmp_path, data_dir, "checkpoint_every=100", processes=2, devices=2)
     wait_for_first_loss(tmp_path, together[0])
     together[1].send_signal(signal.SIGTERM)
@@ -169,8 +169,8 @@ def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterr
         assert status == 143, output
     (stopped_at,) = checkpoint_steps(tmp_path)
     assert stopped_at < 30
-    for status, output in finish(*start_together(tmp_path, data_dir, processes=4, devices=1)):
-        assert status == 0, output
+    ((status, output),) = finish(start(tmp_path, data_dir, devices=4))
+    assert status == 0, output
     expected, mixed = losses(uninterrupted), losses(tmp_path)
     assert mixed.keys() == expected.keys()
     for step, loss in expected.items():
@@ -188,5 +188,6 @@ def test_when_one_process_is_killed_the_others_end(data_dir: Path, tmp_path: Pat
     killed_at = time.monotonic()
     (status, output), _ = finish(first, second, timeout=60)
     assert time.monotonic() - killed_at < 60
-    assert status == 1, output
-    assert "error: lost contact with another process of the run" in output
+    # Either a collective fails first, or JAX's coordination service, which aborts.
+    assert status in (1, -signal.SIGABRT), output
+    assert "perhaps because another one of the run is lost" in output or "another task died" in output
