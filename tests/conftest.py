@@ -3,11 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import jaxtyping
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests import runtime_checks
 
@@ -23,6 +25,23 @@ hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("tests")
 
 torch.set_num_threads(1)  # there is one test process for each core
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Gives the tests to the workers one by one, but those of a module in tests/training all to the same one.
+
+    They share runs, and start several processes themselves, of which twice as many would only wait for each other.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.partition("::")[0] if nodeid.startswith("tests/training/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    """Whatever --dist says: its groups by marks have no effect with pytest 9.2 and pytest-xdist 3.8."""
+    return _Scheduling(config, log)
+
 
 _DATA = Path(os.environ.get("SEEMORE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -25,6 +25,7 @@ SCALES = (2, 3, 4)
 _MAX_RECURSIVE = 5
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 _PRECISIONS = ("default", "high", "highest")
+_IMPLEMENTATIONS = ("auto", "plain", "cpu", "tpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +48,12 @@ class SeemoReConfig:
         in float32.
       precision: of matrix products and convolutions. "highest" is float32 on every backend; "default" is
         the backend's own (bfloat16 passes on a TPU, possibly TF32 on a GPU).
-
       rematerialize: recompute each residual group in the backward pass instead of keeping its activations:
         less memory, about a third more time; no effect on values.
+      implementation: of the residual groups: "auto" is the fastest on JAX's default backend, "plain" the reference,
+        "cpu" and "tpu" those made for these backends, for instance to compile ahead for another machine.
 
-    The last three are a choice of the run and not of the weights: no file stores them.
+    The last four are a choice of the run and not of the weights: no file stores them.
 
     Raises:
       InputError: a value has the wrong type or is out of range.
@@ -73,6 +75,7 @@ class SeemoReConfig:
     compute_dtype: str = dataclasses.field(default="float32", metadata={"stored": False})
     precision: str = dataclasses.field(default="highest", metadata={"stored": False})
     rematerialize: bool = dataclasses.field(default=False, metadata={"stored": False})
+    implementation: str = dataclasses.field(default="auto", metadata={"stored": False})
 
     def __post_init__(self) -> None:
         for name in ("scale", "num_experts", "num_layers", "embedding_dim", "topk"):
@@ -89,6 +92,7 @@ class SeemoReConfig:
         self._require(self.lr_space in tuple(RANK_OF_EXPERT), "lr_space", _one_of(RANK_OF_EXPERT))
         self._require(self.compute_dtype in _COMPUTE_DTYPES, "compute_dtype", _one_of(_COMPUTE_DTYPES))
         self._require(self.precision in _PRECISIONS, "precision", _one_of(_PRECISIONS))
+        self._require(self.implementation in _IMPLEMENTATIONS, "implementation", _one_of(_IMPLEMENTATIONS))
 
     def _require_integer(self, name: str, minimum: int) -> None:
         value = getattr(self, name)

@@ -12,8 +12,10 @@
             StripedConvolution
           GatedFeedForward
 
-Feature maps are (N, H, W, C). The function is that of the PyTorch release, to which `seemore_jax.porting`
-maps every parameter; unlike the release's, it takes any batch and any image size.
+This is the reference, and says what is computed; `seemore_jax.network.implementations` has faster ways to compute
+the residual groups, of which each backend gets its own. Feature maps are (N, H, W, C). The function is that of the
+PyTorch release, to which `seemore_jax.porting` maps every parameter; unlike the release's, it takes any batch and
+any image size.
 """
 
 from typing import Literal, NamedTuple, overload
@@ -25,6 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.implementations import chosen_implementation
 from seemore_jax.network.layers import (
     Abstract,
     channel_shuffle,
@@ -37,23 +40,9 @@ from seemore_jax.network.layers import (
     pointwise,
     resize_bilinear,
 )
+from seemore_jax.network.routing import Routing
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-
-
-class Routing(NamedTuple):
-    """What the routers chose: one choice for each image (N) and residual group.
-
-    In a single layer the `groups` axis is absent.
-
-    Attributes:
-      experts: indices of the chosen experts, most probable first; of equally probable ones the lowest index
-        (PyTorch leaves that open).
-      probabilities: the router's softmax over all experts, float32.
-    """
-
-    experts: Int[Array, "n *groups topk"]
-    probabilities: Float[Array, "n *groups num_experts"]
 
 
 class SeemoRe(nnx.Module):
@@ -115,18 +104,13 @@ class SeemoRe(nnx.Module):
 
         x = (pad_to_minimum(lr, config.min_side) - mean) * config.img_range
         shallow = x = self.shallow_features(x)
-        routings = []
-        for group in self.groups:
-            x, routing = jax.checkpoint(group)(x) if config.rematerialize else group(x)
-            routings.append(routing)
+        x, routing = chosen_implementation(config)(self.groups, x, config)
         x = self.deep_features(self.norm(x)) + shallow
         x = pixel_shuffle(self.upsampler(x), config.scale)
         sr = x.astype(jnp.float32) / config.img_range + mean
 
         sr = sr[:, : height * config.scale, : width * config.scale]
-        if not return_routing:
-            return sr
-        return sr, jax.tree.map(lambda *layers: jnp.stack(layers, axis=1), *routings)
+        return (sr, routing) if return_routing else sr
 
 
 class ResidualGroup(nnx.Module):
@@ -214,12 +198,16 @@ class MixtureOfLowRankExperts(nnx.Module):
         # 1. Route: (N, num_experts) probabilities, of which the top k count.
         probabilities = self.router(features)
         weights, chosen = jax.lax.top_k(probabilities, self.config.topk)
-        # 2. Gather the chosen experts' weights: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C).
-        padded = [expert.padded(max(self.config.ranks)) for expert in self.experts]
-        expert = jax.tree.map(lambda *per_expert: jnp.stack(per_expert)[chosen], *padded)
+        # 2. Gather the chosen experts' weights.
+        expert = self.gathered(chosen)
         # 3. Apply them, all k at once, each image with its own.
         mixed = _apply_experts(expert, weights, features, context, self.config.precision)
         return features + mixed, Routing(chosen, probabilities)
+
+    def gathered(self, chosen: Int[Array, "n k"]) -> "ExpertWeights":
+        """The weights of the chosen experts: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C)."""
+        padded = [expert.padded(max(self.config.ranks)) for expert in self.experts]
+        return jax.tree.map(lambda *per_expert: jnp.stack(per_expert)[chosen], *padded)
 
 
 class Router(nnx.Module):
@@ -233,7 +221,10 @@ class Router(nnx.Module):
         self.linear = pointwise(config, config.embedding_dim, config.num_experts, use_bias=False, rngs=rngs)
 
     def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n num_experts"]:
-        pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
+        return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
+
+    def choose(self, pooled: Float[Array, "n c"]) -> Float[Array, "n num_experts"]:
+        """The probabilities, from the features' means."""
         logits = jnp.matmul(pooled, self.linear.kernel[...], precision=self.precision)
         return jax.nn.softmax(logits, axis=-1)
 

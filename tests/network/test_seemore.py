@@ -271,16 +271,17 @@ def matrix_products(program: Any) -> Iterator[Any]:
             yield from matrix_products(called)
 
 
+@pytest.mark.parametrize("implementation", ["plain", "tpu"])
 @pytest.mark.parametrize("precision", ["highest", "default"])
-def test_precision_reaches_every_product(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_reaches_every_product(precision: str, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a TPU, one product left at the default would quietly be computed in bfloat16."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    model = zeros(dataclasses.replace(SMALL, precision=precision))
+    model = zeros(dataclasses.replace(SMALL, precision=precision, implementation=implementation))
     products = list(matrix_products(jax.make_jaxpr(model)(jnp.zeros((1, 16, 16, 3))).jaxpr))
     highest = sum(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
     assert len(products) > 40
-    # Whatever is asked for, the resize of the context is exact: one product of three factors in each group.
-    assert highest == (len(products) if precision == "highest" else 2 * SMALL.num_layers)
+    # Whatever is asked for, what only moves numbers is exact: the resize of the context, say.
+    assert highest == len(products) if precision == "highest" else 0 < highest < len(products) / 4
 
 
 def test_initial_parameters_have_pytorchs_distribution() -> None:

@@ -1,0 +1,294 @@
+// The two sides of the mixture of low-rank experts: what it is given, and the experts that the router chose.
+#pragma once
+
+#include "spatial_enhancement.h"
+
+namespace seemore {
+
+// From the embedded input: features = GELU(striped(first half)) and context = second half of expand(GELU(input)).
+struct FeaturesAndContext {
+  Shape shape;
+  Striped striped;
+  Linear expanding, unexpanding;
+
+  FeaturesAndContext(Shape shape, const float* expand, const float* expand_bias, Striped striped)
+      : shape(shape), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
+        unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)) {}
+
+  // `pooled` gets the sum of the strip's features.
+  void forward(const Strip& strip, const float* x, float* features, float* context, float* pooled) const {
+    Scratch& scratch = Scratch::of_thread();
+    int channels = shape.channels, pitch = shape.pitch, reach = striped.reach(), first = strip.begin - reach;
+    Rows input(scratch, 0, 1, channels, pitch), local(scratch, 0, 1, channels, pitch);
+    Rows between(scratch, first, 2 * reach + 1, channels, pitch);
+    for (int row = first; row < strip.end + reach; ++row) {
+      if (shape.has(row)) {
+        size_t line = shape.line(strip.image, row, 0);
+        bool mine = row >= strip.begin && row < strip.end;
+        for (int c = 0; c < channels; ++c)
+          for (int w = 0; w < pitch; w += kLanes) store(input.line(0, c) + w, gelu(load(x + line + c * pitch + w)));
+        expanding.apply(input.line(0, 0), input.stride(), pitch, [&](int o, int w, Vec v) {
+          if (o < channels)
+            store(local.line(0, o) + w, v);
+          else if (mine)
+            store(context + line + (o - channels) * pitch + w, v);
+        });
+        local.clear_from(0, shape.width);
+        striped.apply_row(local, 0, between, row, pitch);
+      } else {
+        between.clear(row);
+      }
+      int done = row - reach;
+      if (done < strip.begin) continue;
+      for (int c = 0; c < channels; ++c) {
+        float* to = features + shape.line(strip.image, done, c);
+        for (int w = 0; w < pitch; w += kLanes)
+          store(to + w, gelu(striped.column_bias[c] + striped.column(between, done, c, w, false)));
+        std::fill(to + shape.width, to + pitch, 0.0f);
+        Vec total{};
+        for (int w = 0; w < pitch; w += kLanes) total += load(to + w);
+        pooled[c] += sum(total);
+      }
+    }
+  }
+
+  struct Gradients {
+    float *expand, *expand_bias;
+    Striped::Gradients striped;
+  };
+
+  // `pooled_gradient` is towards the sum of the image's features.
+  void backward(const Strip& strip, const float* x, const float* features_gradient, const float* context_gradient,
+                const float* pooled_gradient, float* x_gradient, const Gradients& sums) const {
+    Scratch& scratch = Scratch::of_thread();
+    int channels = shape.channels, pitch = shape.pitch, reach = striped.reach();
+    int begin = strip.begin, end = strip.end, rows = end - begin, first = begin - 2 * reach, all = rows + 4 * reach;
+    Rows input(scratch, first, all, channels, pitch), local(scratch, first, all, channels, pitch);
+    Rows between(scratch, first, all, channels, pitch);
+    Rows local_gradient(scratch, begin, rows, 2 * channels, pitch);  // then that of the context
+    Rows between_gradient(scratch, begin, rows, channels, pitch);
+    Rows striped_gradient(scratch, begin - reach, rows + 2 * reach, channels, pitch);
+    for (int row = first; row < end + 2 * reach; ++row) {
+      if (!shape.has(row)) {
+        between.clear(row);
+        continue;
+      }
+      const float* from = x + shape.line(strip.image, row, 0);
+      for (int c = 0; c < channels; ++c)
+        for (int w = 0; w < pitch; w += kLanes) store(input.line(row, c) + w, gelu(load(from + c * pitch + w)));
+      expanding.apply(input.line(row, 0), input.stride(), pitch, [&](int o, int w, Vec v) {
+        if (o < channels) store(local.line(row, o) + w, v);
+      });
+      local.clear_from(row, shape.width);
+      striped.apply_row(local, row, between, row, pitch);
+    }
+    for (int row = begin - reach; row < end + reach; ++row) {
+      if (!shape.has(row)) {
+        striped_gradient.clear(row);
+        continue;
+      }
+      for (int c = 0; c < channels; ++c)
+        for (int w = 0; w < pitch; w += kLanes) {
+          Vec ahead = striped.column_bias[c] + striped.column(between, row, c, w, false);
+          Vec g = load(features_gradient + shape.line(strip.image, row, c) + w) + pooled_gradient[c];
+          store(striped_gradient.line(row, c) + w, g * gelu_slope(ahead));
+        }
+      striped_gradient.clear_from(row, shape.width);
+    }
+    for (int row = begin; row < end; ++row) {
+      size_t line = shape.line(strip.image, row, 0);
+      for (int c = 0; c < channels; ++c) {
+        for (int w = 0; w < pitch; w += kLanes)
+          store(between_gradient.line(row, c) + w, striped.column(striped_gradient, row, c, w, true));
+        for (int w = 0; w < pitch; w += kLanes)
+          store(local_gradient.line(row, c) + w, striped.row(between_gradient.line(row, c), c, w, true));
+        std::copy_n(context_gradient + line + c * pitch, pitch, local_gradient.line(row, channels + c));
+      }
+      local_gradient.clear_from(row, shape.width);
+      unexpanding.apply(local_gradient.line(row, 0), local_gradient.stride(), pitch, [&](int c, int w, Vec v) {
+        size_t at = line + c * pitch + w;
+        store(x_gradient + at, v * gelu_slope(load(x + at)));
+      });
+    }
+    Block at_local = local_gradient.from(begin);
+    add_weight_gradient(input.from(begin), channels, at_local, 2 * channels,
+                        rows, pitch, sums.expand, 2 * channels);
+    add_bias_gradient(at_local, 2 * channels, rows, pitch, sums.expand_bias);
+    striped.add_gradients(local, between, between_gradient, striped_gradient, begin, rows, pitch, sums.striped);
+  }
+};
+
+// x + out([features; low rank]), low rank = from_features(features) * from_context(context + summary), with one
+// image's weights. The summary has fewer rows, between which it is interpolated.
+struct LowRankExperts {
+  Shape shape;
+  int rank, summary_rows;
+  Linear from_features, from_context, out, unfrom_features, unfrom_context, unout;
+
+  LowRankExperts(Shape shape, int rank, int summary_rows, const float* features, const float* features_bias,
+                 const float* context, const float* context_bias, const float* out, const float* out_bias)
+      : shape(shape), rank(rank), summary_rows(summary_rows),
+        from_features(shape.channels, rank, features, features_bias),
+        from_context(shape.channels, rank, context, context_bias),
+        out(shape.channels + rank, shape.channels, out, out_bias),
+        unfrom_features(Linear::transposed(shape.channels, rank, features)),
+        unfrom_context(Linear::transposed(shape.channels, rank, context)),
+        unout(Linear::transposed(shape.channels + rank, shape.channels, out)) {}
+
+  // context + summary of one row; half-pixel centres, edges repeated.
+  void calibrate(int image, int row, const float* context, const float* summary, Rows& to, int to_row) const {
+    float position = std::clamp((row + 0.5f) * summary_rows / shape.height - 0.5f, 0.0f, summary_rows - 1.0f);
+    int above = static_cast<int>(position), below = std::min(above + 1, summary_rows - 1);
+    float share = position - above;
+    Shape small = shape;
+    small.height = summary_rows;
+    for (int c = 0; c < shape.channels; ++c) {
+      const float* from = context + shape.line(image, row, c);
+      const float *upper = summary + small.line(image, above, c), *lower = summary + small.line(image, below, c);
+      for (int w = 0; w < shape.pitch; w += kLanes)
+        store(to.line(to_row, c) + w,
+              load(from + w) + (1 - share) * load(upper + w) + share * load(lower + w));
+    }
+  }
+
+  std::vector<const float*> joined(const float* features, Rows& low_rank, int row) const {
+    std::vector<const float*> lines;
+    for (int c = 0; c < shape.channels; ++c) lines.push_back(features + c * shape.pitch);
+    for (int r = 0; r < rank; ++r) lines.push_back(low_rank.line(row, r));
+    return lines;
+  }
+
+  void forward(const Strip& strip, const float* x, const float* features, const float* context, const float* summary,
+               float* result) const {
+    Scratch& scratch = Scratch::of_thread();
+    int pitch = shape.pitch;
+    Rows calibrated(scratch, 0, 1, shape.channels, pitch), low_rank(scratch, 0, 1, rank, pitch);
+    for (int row = strip.begin; row < strip.end; ++row) {
+      size_t line = shape.line(strip.image, row, 0);
+      calibrate(strip.image, row, context, summary, calibrated, 0);
+      from_features.apply(features + line, pitch, pitch,
+                          [&](int r, int w, Vec v) { store(low_rank.line(0, r) + w, v); });
+      from_context.apply(calibrated.line(0, 0), calibrated.stride(), pitch, [&](int r, int w, Vec v) {
+        float* at = low_rank.line(0, r) + w;
+        store(at, load(at) * v);
+      });
+      out.apply(joined(features + line, low_rank, 0).data(), pitch, [&](int o, int w, Vec v) {
+        size_t at = line + o * pitch + w;
+        store(result + at, load(x + at) + v);
+      });
+    }
+  }
+
+  struct Gradients {
+    float *from_features, *from_features_bias, *from_context, *from_context_bias, *out, *out_bias;
+  };
+
+  void backward(const Strip& strip, const float* features, const float* context, const float* summary,
+                const float* gradient, float* features_gradient, float* context_gradient,
+                const Gradients& sums) const {
+    Scratch& scratch = Scratch::of_thread();
+    int channels = shape.channels, pitch = shape.pitch, begin = strip.begin, rows = strip.end - begin;
+    Rows calibrated(scratch, begin, rows, channels, pitch), low_rank(scratch, begin, rows, rank, pitch);
+    Rows by_features(scratch, begin, rows, rank, pitch), by_context(scratch, begin, rows, rank, pitch);
+    for (int row = begin; row < strip.end; ++row) {
+      size_t line = shape.line(strip.image, row, 0);
+      calibrate(strip.image, row, context, summary, calibrated, row);
+      from_features.apply(features + line, pitch, pitch,
+                          [&](int r, int w, Vec v) { store(by_features.line(row, r) + w, v); });
+      from_context.apply(calibrated.line(row, 0), calibrated.stride(), pitch, [&](int r, int w, Vec v) {
+        store(by_context.line(row, r) + w, v);
+        store(low_rank.line(row, r) + w, v * load(by_features.line(row, r) + w));
+      });
+      // The two factors' places take the gradients towards them.
+      unout.apply(gradient + line, pitch, pitch, [&](int i, int w, Vec v) {
+        if (i < channels) {
+          store(features_gradient + line + i * pitch + w, v);
+        } else {
+          float *a = by_features.line(row, i - channels) + w, *b = by_context.line(row, i - channels) + w;
+          Vec factor = load(a);
+          store(a, v * load(b));
+          store(b, v * factor);
+        }
+      });
+      unfrom_features.apply(by_features.line(row, 0), by_features.stride(), pitch, [&](int c, int w, Vec v) {
+        float* at = features_gradient + line + c * pitch + w;
+        store(at, load(at) + v);
+      });
+      unfrom_context.apply(by_context.line(row, 0), by_context.stride(), pitch,
+                           [&](int c, int w, Vec v) { store(context_gradient + line + c * pitch + w, v); });
+    }
+    ptrdiff_t row_stride = shape.row_stride();
+    size_t line = shape.line(strip.image, begin, 0);
+    Block at_features{features + line, row_stride, pitch}, at_output{gradient + line, row_stride, pitch};
+    Block at_low_rank = low_rank.from(begin);
+    Block at_context = calibrated.from(begin);
+    Block to_features = by_features.from(begin);
+    Block to_context = by_context.from(begin);
+    add_weight_gradient(at_features, channels, at_output, channels, rows, pitch, sums.out, channels);
+    add_weight_gradient(at_low_rank, rank, at_output, channels, rows, pitch, sums.out + channels * channels, channels);
+    add_bias_gradient(at_output, channels, rows, pitch, sums.out_bias);
+    add_weight_gradient(at_features, channels, to_features, rank, rows, pitch, sums.from_features, rank);
+    add_bias_gradient(to_features, rank, rows, pitch, sums.from_features_bias);
+    add_weight_gradient(at_context, channels, to_context, rank, rows, pitch, sums.from_context, rank);
+    add_bias_gradient(to_context, rank, rows, pitch, sums.from_context_bias);
+  }
+};
+
+// The context's first reduction: a depthwise 4x4 filter at stride 4. Rows and columns that fill no window are unused.
+struct Reduction {
+  Shape shape;        // of the input; the output is (N, H / 4, C, W / 4), without padding
+  const float* taps;  // (4, 4, C)
+
+  // The taps of filter row i along a vector of columns.
+  Vec pattern(int i, int channel) const {
+    Vec v;
+    for (int lane = 0; lane < kLanes; ++lane) v[lane] = taps[(4 * i + lane % 4) * shape.channels + channel];
+    return v;
+  }
+  float* small_line(float* data, int image, int row, int channel) const {
+    return data + ((static_cast<size_t>(image) * (shape.height / 4) + row) * shape.channels + channel) *
+                      (shape.width / 4);
+  }
+
+  // One row of the output.
+  void forward(int image, int row, const float* x, const float* bias, float* out) const {
+    float* products = Scratch::of_thread().take(shape.pitch);
+    for (int c = 0; c < shape.channels; ++c) {
+      Vec filter[4] = {pattern(0, c), pattern(1, c), pattern(2, c), pattern(3, c)};
+      for (int w = 0; w < shape.pitch; w += kLanes) {
+        Vec total{};
+        for (int i = 0; i < 4; ++i) total += filter[i] * load(x + shape.line(image, 4 * row + i, c) + w);
+        store(products + w, total);
+      }
+      float* to = small_line(out, image, row, c);
+      for (int q = 0; q < shape.width / 4; ++q)
+        to[q] = bias[c] + (products[4 * q] + products[4 * q + 1]) + (products[4 * q + 2] + products[4 * q + 3]);
+    }
+  }
+
+  // Four rows of the input's gradient; `taps_gradient` is (4, 4, C).
+  void backward(int image, int row, const float* x, const float* gradient, float* x_gradient, float* taps_gradient,
+                float* bias_gradient) const {
+    float* spread = Scratch::of_thread().take(shape.pitch);
+    for (int c = 0; c < shape.channels; ++c) {
+      const float* from = small_line(const_cast<float*>(gradient), image, row, c);
+      std::fill_n(spread, shape.pitch, 0.0f);
+      for (int q = 0; q < shape.width / 4; ++q) {
+        bias_gradient[c] += from[q];
+        std::fill_n(spread + 4 * q, 4, from[q]);
+      }
+      for (int i = 0; i < 4; ++i) {
+        Vec filter = pattern(i, c), total{};
+        size_t line = shape.line(image, 4 * row + i, c);
+        for (int w = 0; w < shape.pitch; w += kLanes) {
+          Vec g = load(spread + w);
+          total += g * load(x + line + w);
+          store(x_gradient + line + w, g * filter);
+        }
+        for (int lane = 0; lane < kLanes; ++lane) taps_gradient[(4 * i + lane % 4) * shape.channels + c] += total[lane];
+      }
+    }
+  }
+};
+
+}  // namespace seemore

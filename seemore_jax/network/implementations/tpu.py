@@ -1,0 +1,304 @@
+"""The residual groups for a TPU: channels in sublanes and pixels in lanes, each block one fused kernel.
+
+Between blocks, feature maps are (N, C padded to whole sublanes, H·W padded to whole chunks): the arrays that a TPU's
+tiles fit, where (N, H, W, C) would fill 36 or 64 of 128 lanes. The router and the context's summary are small and left
+to XLA. The groups are one `lax.scan`: compiled once, whatever their number.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.depthwise import depthwise_conv_general_dilated
+from seemore_jax.network.implementations import pallas_blocks as blocks
+from seemore_jax.network.implementations.pallas_stages import SUBLANES, Image, Weights, apply, round_up
+from seemore_jax.network.layers import gelu, resize_bilinear
+from seemore_jax.network.routing import Routing
+
+if TYPE_CHECKING:
+    from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
+
+# Up to this many pixels, reducing and resizing the context are products with dense matrices of pixels.
+_DENSE_PIXELS = 8192
+
+Map = Float[Array, "n rows lanes"]
+
+
+class GroupWeights(NamedTuple):
+    """A residual group's parameters as the blocks take them.
+
+    Attributes:
+      embedding: of `blocks.embedding`.
+      mixing: of `blocks.mixing`, without the experts.
+      experts: those of all experts, stacked.
+      context: kernels and biases of the context's summary.
+      router: (C, num_experts).
+      enhancement: of `blocks.enhancement`.
+      feed_forwards: of the two of `blocks.feed_forward`.
+    """
+
+    embedding: dict[str, Array]
+    mixing: dict[str, Array]
+    experts: dict[str, Array]
+    context: dict[str, Array]
+    router: Array
+    enhancement: dict[str, Array]
+    feed_forwards: tuple[dict[str, Array], dict[str, Array]]
+
+
+def apply_groups(
+    groups: Sequence["ResidualGroup"], x: Float[Array, "n h w c"], config: SeemoReConfig
+) -> tuple[Float[Array, "n h w c"], Routing]:
+    """As `plain.apply_groups`."""
+    image = Image.of(x.shape[1], x.shape[2], config)
+    split = [nnx.split(group) for group in groups]
+    graph = split[0][0]
+    states = jax.tree.map(lambda *layers: jnp.stack(layers), *(state for _, state in split))
+    weights = jax.vmap(lambda state: group_weights(nnx.merge(graph, state), image, config))(states)
+
+    def step(x: Array, weights: GroupWeights) -> tuple[Array, Routing]:
+        return apply_group(weights, x, image, config)
+
+    if config.rematerialize:
+        step = jax.checkpoint(step, prevent_cse=False)  # nothing is merged across the loop of a scan
+    maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), image), weights)
+    return from_map(maps, image), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
+
+
+def apply_group(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:
+    """One residual group."""
+    x, routing = apply_mixture(weights, x, image, config)
+    x = apply_feed_forward(weights.feed_forwards[0], x, image)
+    x = apply_enhancement(weights.enhancement, x, image, config)
+    return apply_feed_forward(weights.feed_forwards[1], x, image), routing
+
+
+def apply_feed_forward(weights: Weights, x: Map, image: Image) -> Map:
+    """x + GatedFFN(LN(x))."""
+    return apply(blocks.feed_forward(image), image, weights, {}, [x])[0]
+
+
+def apply_enhancement(weights: Weights, x: Map, image: Image, config: SeemoReConfig) -> Map:
+    """x + SEE(LN(x))."""
+    return apply(blocks.enhancement(image, config.global_kernel_size), image, weights, {}, [x])[0]
+
+
+def apply_mixture(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:
+    """x + MoRE(LN(x)), and the routing."""
+    features, context = apply(blocks.embedding(image), image, weights.embedding, {}, [x])
+    context += _summary(weights.context, context, image, config)
+    routing, experts = _routed_experts(weights, features, image, config)
+    return apply(blocks.mixing(), image, weights.mixing, experts, [x, features, context])[0], routing
+
+
+def to_map(x: Float[Array, "n h w c"], image: Image) -> Map:
+    """Channels and pixels in the order and with the padding of the blocks."""
+    flat = x.reshape(x.shape[0], image.pixels, image.channels).transpose(0, 2, 1)
+    return jnp.pad(flat, ((0, 0), (0, image.rows - image.channels), (0, image.lanes - image.pixels)))
+
+
+def from_map(maps: Map, image: Image) -> Float[Array, "n h w c"]:
+    """The inverse of `to_map`."""
+    flat = maps[:, : image.channels, : image.pixels].transpose(0, 2, 1)
+    return flat.reshape(-1, image.height, image.width, image.channels)
+
+
+# The router and its experts.
+
+
+def _routed_experts(
+    weights: GroupWeights, features: Map, image: Image, config: SeemoReConfig
+) -> tuple[Routing, dict[str, Array]]:
+    """The routing, and for each image its chosen experts as one of the sum of their ranks."""
+    pooled = jnp.sum(features, axis=2, dtype=jnp.float32)[:, : image.channels] / image.pixels
+    probabilities = jax.nn.softmax(jnp.matmul(pooled, weights.router, precision=config.precision), axis=-1)
+    top, chosen = jax.lax.top_k(probabilities, config.topk)
+    picked = jax.nn.one_hot(chosen, config.num_experts)  # (N, K, E): a sum is faster here than a gather
+
+    def gather(name: str, by: Array) -> Array:
+        return jnp.einsum("nke,erc->nkrc", by, weights.experts[name], precision="highest")
+
+    def side_by_side(name: str) -> Array:
+        gathered = gather(name, picked)
+        return gathered.reshape(gathered.shape[0], -1, gathered.shape[3])
+
+    weighted = picked * top[..., None]
+    experts = {
+        name: side_by_side(name)
+        for name in ("from_features", "from_features_bias", "from_context", "from_context_bias")
+    }
+    up = gather("up", weighted)  # (N, K, R, C)
+    experts["up"] = up.reshape(up.shape[0], -1, up.shape[3]).transpose(0, 2, 1)
+    experts["up_bias"] = gather("up_bias", weighted).sum(axis=1)
+    return Routing(chosen, probabilities), experts
+
+
+# The context's summary.
+
+
+def _summary(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+    """What `calibrate` adds to the context."""
+    if config.recursive and image.pixels <= _DENSE_PIXELS:
+        return _summary_by_products(weights, context, image, config)
+    return _summary_by_convolutions(weights, context, image, config)
+
+
+def _summary_by_products(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+    """Everything as products with matrices of pixels, in the lanes."""
+    dtype, channels = context.dtype, image.channels
+    height, width = image.height, image.width
+    summary = context[:, :channels, : image.pixels]
+    for _ in range(config.recursive):
+        pattern, pool = _pattern_of_4x4(height, width), _pool_of_4x4(height, width)
+        taps = jnp.matmul(weights["aggregate"], pattern, precision="highest").astype(dtype)
+        pooled = jnp.matmul(summary * taps, pool.astype(dtype), precision=config.precision)
+        summary = gelu(pooled + weights["aggregate_bias"].astype(dtype))
+        height, width = height // 4, width // 4
+    convolved = weights["depthwise_bias"].astype(dtype)
+    for tap, shift in enumerate(_shifts_of_3x3(height, width)):
+        moved = jnp.matmul(summary, shift.astype(dtype), precision=config.precision)
+        convolved = convolved + moved * weights["depthwise"][:, tap : tap + 1].astype(dtype)
+    mixed = jnp.einsum("cd,ncp->ndp", weights["pointwise"].astype(dtype), convolved, precision=config.precision)
+    mixed = mixed + weights["pointwise_bias"].astype(dtype)
+    resize = np.kron(_resize_matrix(height, image.height), _resize_matrix(width, image.width))
+    resized = jnp.matmul(mixed, jnp.asarray(resize, dtype), precision=config.precision)
+    return jnp.pad(resized, ((0, 0), (0, image.rows - channels), (0, image.lanes - image.pixels)))
+
+
+def _pattern_of_4x4(height: int, width: int) -> Float[Array, "16 p"]:
+    """For each of 4×4 taps, 1 at the pixels that it multiplies."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    return jnp.asarray((rows % 4 * 4 + columns % 4) == np.arange(16)[:, None], jnp.float32)
+
+
+def _pool_of_4x4(height: int, width: int) -> Float[Array, "p q"]:
+    """Sums blocks of 4×4 pixels; those of an incomplete block are in none."""
+    rows = np.arange(height)[:, None] // 4 == np.arange(height // 4)
+    columns = np.arange(width)[:, None] // 4 == np.arange(width // 4)
+    return jnp.asarray(np.kron(rows, columns), jnp.bfloat16)
+
+
+def _shifts_of_3x3(height: int, width: int) -> list[Float[Array, "p p"]]:
+    """For each of 3×3 taps, the matrix that moves the pixel at that offset here."""
+    offsets = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return [jnp.asarray(np.kron(np.eye(height, k=-i), np.eye(width, k=-j)), jnp.float32) for i, j in offsets]
+
+
+def _resize_matrix(size: int, target: int) -> np.ndarray:
+    """Bilinear interpolation with half-pixel centres from `size` to `target` values, as `resize_bilinear`."""
+    positions = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(positions - np.arange(size)[:, None]))
+
+
+def _summary_by_convolutions(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+    """As the plain implementation; for large images."""
+    dtype, channels = context.dtype, image.channels
+
+    def depthwise(x: Array, name: str, size: int, stride: int, padding: str) -> Array:
+        kernel = weights[name].T.reshape(size, size, 1, channels).astype(dtype)
+        convolved = depthwise_conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+            precision=config.precision,
+        )
+        return convolved + weights[f"{name}_bias"][:, 0].astype(dtype)
+
+    summary = from_map(context, image)
+    for _ in range(config.recursive):
+        summary = gelu(depthwise(summary, "aggregate", 4, 4, "VALID"))
+    summary = depthwise(summary, "depthwise", 3, 1, "SAME")
+    mixed = jnp.matmul(summary, weights["pointwise"].astype(dtype), precision=config.precision)
+    mixed = mixed + weights["pointwise_bias"][:, 0].astype(dtype)
+    return to_map(resize_bilinear(mixed, image.height, image.width), image)
+
+
+# Parameters.
+
+
+def group_weights(group: "ResidualGroup", image: Image, config: SeemoReConfig) -> GroupWeights:
+    """A group's parameters, rearranged; linear in them, so that gradients find their way back."""
+    local, far = group.rank_modulating, group.spatial_modulating
+    mixture = local.mixture_block
+    return GroupWeights(
+        embedding=blocks.norm_weights(image, local.norm_1) | _embedding_weights(mixture, image),
+        mixing=blocks.linear_weights(image, project=mixture.project),
+        experts=_expert_weights(mixture, image, config),
+        context=_context_weights(mixture),
+        router=mixture.mixture.router.linear.kernel[...],
+        enhancement={
+            **blocks.norm_weights(image, far.norm_1),
+            **_expand_weights(image, far.enhancement.to_query_value),
+            **blocks.linear_weights(image, project=far.enhancement.project),
+            "row": blocks.depthwise_taps(image, far.enhancement.striped.row.kernel[...]),
+            "row_bias": blocks.column(image, blocks.bias_of(far.enhancement.striped.row)),
+            "column": blocks.column_stripe_taps(image, far.enhancement.striped.column.kernel[...]),
+            "column_bias": blocks.column(image, blocks.bias_of(far.enhancement.striped.column)),
+        },
+        feed_forwards=(
+            blocks.norm_weights(image, local.norm_2) | _feed_forward_weights(local.feed_forward, image),
+            blocks.norm_weights(image, far.norm_2) | _feed_forward_weights(far.feed_forward, image),
+        ),
+    )
+
+
+def _expand_weights(image: Image, layer: nnx.Linear, order: np.ndarray | None = None) -> dict[str, Array]:
+    expand, bias = blocks.halves(image, layer, order)
+    return {"expand": expand, "expand_bias": bias}
+
+
+def _feed_forward_weights(layer: "GatedFeedForward", image: Image) -> dict[str, Array]:
+    return {
+        **_expand_weights(image, layer.expand),
+        **blocks.linear_weights(image, project=layer.project),
+        "gate": blocks.depthwise_taps(image, layer.gate.kernel[...]),
+        "gate_bias": blocks.column(image, blocks.bias_of(layer.gate)),
+    }
+
+
+def _embedding_weights(layer: "MixtureOfRankExpertsBlock", image: Image) -> dict[str, Array]:
+    # The channel shuffle, folded into the matrix before it.
+    order = np.arange(2 * image.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
+    return {
+        "embed": blocks.dense_taps(image, layer.embed.kernel[...]),
+        "embed_bias": blocks.column(image, blocks.bias_of(layer.embed)),
+        **_expand_weights(image, layer.expand, order),
+        **blocks.local_weights(image, layer.local.row, layer.local.column),
+    }
+
+
+def _expert_weights(layer: "MixtureOfRankExpertsBlock", image: Image, config: SeemoReConfig) -> dict[str, Array]:
+    """All experts with their ranks padded to the same whole sublanes: (E, R, C), biases (E, R, 1) or (E, C, 1)."""
+    rank = round_up(max(config.ranks), SUBLANES)
+    padded: list[Any] = [expert.padded(rank) for expert in layer.mixture.experts]
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
+    extra = (0, image.rows - image.channels)
+    return {
+        "from_features": jnp.pad(stack.from_features, ((0, 0), extra, (0, 0))).transpose(0, 2, 1),
+        "from_features_bias": stack.from_features_bias[..., None],
+        "from_context": jnp.pad(stack.from_context, ((0, 0), extra, (0, 0))).transpose(0, 2, 1),
+        "from_context_bias": stack.from_context_bias[..., None],
+        "up": jnp.pad(stack.up, ((0, 0), (0, 0), extra)),
+        "up_bias": jnp.pad(stack.up_bias, ((0, 0), extra))[..., None],
+    }
+
+
+def _context_weights(layer: "MixtureOfRankExpertsBlock") -> dict[str, Array]:
+    channels = layer.aggregate.kernel[...].shape[-1]
+    return {
+        "aggregate": layer.aggregate.kernel[...].reshape(16, channels).T,
+        "aggregate_bias": blocks.bias_of(layer.aggregate)[:, None],
+        "depthwise": layer.context_depthwise.kernel[...].reshape(9, channels).T,
+        "depthwise_bias": blocks.bias_of(layer.context_depthwise)[:, None],
+        "pointwise": layer.context_pointwise.kernel[...],
+        "pointwise_bias": blocks.bias_of(layer.context_pointwise)[:, None],
+    }

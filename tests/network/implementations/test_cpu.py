@@ -1,0 +1,136 @@
+"""If these fail, the CPU's kernels are not the plain network, in value or gradient, or their absence breaks it."""
+
+import dataclasses
+import logging
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seemore_jax import SeemoRe, SeemoReConfig
+from seemore_jax.network import implementations
+from seemore_jax.network.implementations import cpu, native, plain
+
+SMALL = SeemoReConfig.variant("T", 2, embedding_dim=10, num_layers=1)
+
+# Not `native.available()`: kernels that no longer compile have to fail here, and not to be left out.
+needs_kernels = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler")
+
+
+def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: str) -> Any:
+    """Output, routing and the gradients of all parameters and of the input, under one implementation."""
+    config = dataclasses.replace(config, implementation=implementation)
+    expected = {"cpu": cpu.apply_groups, "plain": plain.apply_groups}[implementation]
+    assert implementations.chosen_implementation(config) is expected
+    graph, parameters = nnx.split(SeemoRe(config, rngs=nnx.Rngs(3)))
+
+    def loss(parameters: nnx.State, lr: jax.Array) -> tuple[jax.Array, Any]:
+        sr, routing = nnx.merge(graph, parameters)(lr, return_routing=True)
+        return jnp.sum(jnp.sin(5 * sr)), (sr, routing)
+
+    gradients, (sr, routing) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(parameters, lr)
+    return sr, routing, gradients
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [
+        ({"num_layers": 2}, (2, 16, 16)),
+        ({}, (1, 37, 45)),  # no multiple of a vector, nor of 4
+        ({"embedding_dim": 36}, (3, 70, 19)),  # several strips of rows
+        ({"use_shuffle": False, "recursive": 1, "topk": 2, "lr_space": "linear"}, (2, 21, 50)),
+        ({"recursive": 0, "global_kernel_size": 5, "num_experts": 2, "embedding_dim": 7}, (1, 3, 5)),
+        ({"rematerialize": True}, (2, 16, 17)),
+    ],
+    ids=str,
+)
+def test_values_and_gradients_are_those_of_the_plain_network(fields: dict[str, Any], shape: tuple[int, ...]) -> None:
+    config = dataclasses.replace(SMALL, **fields)
+    lr = jax.random.uniform(jax.random.key(1), (*shape, 3))
+    sr, routing, gradients = value_and_gradients(config, lr, "cpu")
+    expected_sr, expected_routing, expected = value_and_gradients(config, lr, "plain")
+    np.testing.assert_allclose(sr, expected_sr, rtol=0, atol=2e-6)
+    np.testing.assert_array_equal(routing.experts, expected_routing.experts)
+    np.testing.assert_allclose(routing.probabilities, expected_routing.probabilities, rtol=1e-5)
+    for (path, mine), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(expected), strict=True
+    ):
+        scale = float(jnp.linalg.norm(theirs)) + 1e-6
+        assert float(jnp.linalg.norm(mine - theirs)) < 1e-5 * scale, jax.tree_util.keystr(path)
+
+
+@needs_kernels
+def test_the_kernels_are_what_a_cpu_gets() -> None:
+    config = dataclasses.replace(SMALL, implementation="auto")
+    assert implementations.chosen_implementation(config) is cpu.apply_groups
+    half = dataclasses.replace(config, compute_dtype="bfloat16")
+    assert implementations.chosen_implementation(half) is not cpu.apply_groups
+
+
+@needs_kernels
+def test_the_same_sums_every_time() -> None:
+    """Threads take the strips in any order; an exact resume needs the same bits all the same."""
+    lr = jax.random.uniform(jax.random.key(1), (4, 70, 20, 3))
+    first, second = (value_and_gradients(SMALL, lr, "cpu") for _ in range(2))
+    for mine, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@needs_kernels
+def test_extreme_values_are_those_of_gelu() -> None:
+    """Through the smallest kernel with a GELU: 1x1 maps of the identity around it."""
+    channels = 4
+    values = jnp.asarray([-1e30, -100.0, -13.0, -4.0, -1e-3, 0.0, 1e-3, 4.0, 13.0, 100.0, 1e30, 1.0])
+    x = jnp.broadcast_to(values[:, None], (1, 1, 12, channels))
+    identity, zeros = jnp.eye(channels), jnp.zeros(channels)
+    taps = jnp.zeros((3, channels)).at[1].set(1.0)
+    features, _, _ = cpu.operation("features_and_context", 12)(
+        cpu.to_lines(x), jnp.concatenate([identity, identity], 1), jnp.zeros(2 * channels), taps, zeros, taps, zeros
+    )
+    gelu = jax.nn.gelu
+    expected = gelu(gelu(values, approximate=False), approximate=False)
+    np.testing.assert_allclose(cpu.from_lines(features, 12)[0, 0, :, 0], expected, rtol=1e-6, atol=2e-6)
+
+
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that has not looked for the kernels yet, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "available", native.available.__wrapped__)
+    return tmp_path
+
+
+def test_without_a_compiler_the_plain_network_is_used_and_said(
+    forgotten: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with caplog.at_level(logging.WARNING):
+        assert implementations.chosen_implementation(SMALL) is not cpu.apply_groups
+    (record,) = caplog.records
+    assert "install a C++ compiler" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert not list(forgotten.rglob("*.so"))
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(forgotten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = forgotten / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho broken >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert not native.available()
+    assert not list(forgotten.rglob("*.so"))
+
+
+def test_they_can_be_switched_off(forgotten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEMORE_NATIVE", "0")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("compiles"))
+    assert not native.available()
