@@ -1,10 +1,39 @@
-"""Writing files so that an interruption, an error or a full disk leaves nothing half-written."""
+"""Files that an interruption, an error or a full disk leaves whole, on disk and in object stores; the user's cache."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
+
+from etils import epath
+
+# On disk, or an address in an object store.
+AnyPath: TypeAlias = Path | epath.Path
+
+
+def path_of(name: str) -> AnyPath:
+    """The path of a file or folder on disk, or at an address such as gs://bucket/folder."""
+    return epath.Path(name) if "://" in name else Path(name)
+
+
+def on_disk(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is not an address in an object store."""
+    return "://" not in os.fspath(path)
+
+
+@contextlib.contextmanager
+def local_copy(name: str) -> Iterator[Path]:
+    """Yields a path on disk with the content of a file: its own, or that of a copy while the block runs."""
+    if on_disk(name):
+        yield Path(name)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source = epath.Path(name)
+        copy = Path(folder) / source.name
+        copy.write_bytes(source.read_bytes())
+        yield copy
 
 
 @contextlib.contextmanager
@@ -13,6 +42,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Missing folders are made. If the block raises, `path` is as it was before.
     """
+    if not on_disk(path):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / epath.Path(path).name
+            yield temporary
+            epath.Path(path).write_bytes(temporary.read_bytes())  # object stores replace all at once
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic).
@@ -33,3 +68,20 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def user_cache(name: str) -> Path:
+    """The folder seemore-jax/`name` in $XDG_CACHE_HOME, by default in ~/.cache; made if it is missing.
+
+    Raises:
+      OSError: it cannot be written, or is another user's, who could have anything run here.
+      RuntimeError: there is no home directory.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "seemore-jax" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(folder)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(folder)
+    return folder

@@ -4,22 +4,49 @@ Pillow handles everything of 8 bits; 16-bit PNG and TIFF, which it cannot hold i
 and tifffile.
 """
 
+import contextlib
+import dataclasses
+import io
+import logging
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
 import tifffile
 from jaxtyping import UInt, UInt8
-from PIL import Image, ImageOps
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from seemore_jax.data.metadata import Metadata, add_to_png, add_to_tiff, pillow_options, tifffile_options
 from seemore_jax.errors import InputError
 from seemore_jax.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+# Beyond it a file is refused before it is decoded: a few bytes can claim any size.
+MAX_PIXELS = 178_956_970
 
+# Readers that Pillow may use, whatever the suffix: its others include ones that start programs.
+_READERS = (
+    *(PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile),
+    *(WebPImagePlugin.WebPImageFile, TiffImagePlugin.TiffImageFile, BmpImagePlugin.BmpImageFile),
+    *(GifImagePlugin.GifImageFile, PpmImagePlugin.PpmImageFile),
+)
+_ANIMATED = ("PNG", "WEBP", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH = 24  # its byte in the file, within the header chunk
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -30,66 +57,165 @@ _QUALITY: dict[str, Any] = {"quality": 95}
 _SAVE_OPTIONS = {".jpg": _QUALITY, ".jpeg": _QUALITY, ".webp": _QUALITY}
 _NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 _SIXTEEN_BIT = (".png", ".tif", ".tiff")
+_LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
+_lifting_limit = threading.Lock()
+
+# They report what they find odd in a file; without a handler of the user's, that would go to the terminal.
+for _decoder in ("tifffile", "imagecodecs"):
+    logging.getLogger(_decoder).addHandler(logging.NullHandler())
 
 
 class ImageError(InputError):
     """An image file that cannot be read or written."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image file's content.
+
+    Attributes:
+      pixels: uint8 or uint16: (H, W) grey, (H, W, 2) grey with straight alpha, (H, W, 3) RGB, (H, W, 4) RGB with
+        straight alpha.
+      metadata: what else is to be carried over.
+    """
+
+    pixels: UInt[np.ndarray, "h w *c"]
+    metadata: Metadata = dataclasses.field(default_factory=Metadata)
+
+
+def read_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads an image file with its metadata, upright.
+
+    Palettes and other colour models become RGB; a profile of CMYK is applied.
+
+    Args:
+      path: the file; its content tells the format, whatever its suffix.
+      max_pixels: a file that claims more is refused before it is decoded.
+
+    Raises:
+      ImageError: the file is missing, damaged, no image, of more than 16 bits or `max_pixels`, or holds several.
+    """
+    return _read(Path(path), max_pixels, single=True)
+
+
 def read_image(path: str | os.PathLike[str]) -> UInt[np.ndarray, "h w *c"]:
-    """Reads an image file.
+    """Reads an image file; of several images in one file, the first.
 
     Returns:
       uint8 or uint16, as in the file: (H, W) for grey, (H, W, 3) for RGB, (H, W, 4) for RGB with
       transparency (straight alpha). Palettes and other colour models become RGB; the EXIF orientation is applied.
 
     Raises:
-      ImageError: the file is missing, damaged, no image, or of more than 16 bits.
+      ImageError: the file is missing, damaged, no image, or of more than 16 bits or `MAX_PIXELS`.
     """
-    path = Path(path)
+    return without_grey_alpha(_read(Path(path), MAX_PIXELS, single=False).pixels)
+
+
+class Header(NamedTuple):
+    """What an image file says of itself, before it is turned upright: sides in pixels, format and colour model."""
+
+    width: int
+    height: int
+    kind: str
+
+
+def read_header(path: str | os.PathLike[str]) -> Header | None:
+    """A file's header, without decoding it; None if it cannot be read."""
+    try:
+        with _quiet(), _open(Path(path)) as image:
+            return Header(*image.size, f"{image.format} {image.mode}")
+    except Exception:  # as in `_read`
+        return None
+
+
+def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
     try:
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
-        if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
-            return _read_png16(path)
-        if header.startswith(_TIFF) and (image := _read_tiff16(path)) is not None:
-            return image
-        return _read_pillow(path)
+        with _quiet():
+            if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
+                return _read_png16(path, max_pixels, single=single)
+            if header.startswith(_TIFF) and (picture := _read_tiff16(path, max_pixels, single=single)) is not None:
+                return picture
+            return _read_pillow(path, max_pixels, single=single)
     except ImageError:
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise ImageError(f"{path}: is a folder, not an image") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path}: not a readable image (of no known format, or its header is damaged)") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged data.
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: not a readable image ({detail})") from error
 
 
-def write_image(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
-    """Writes an image of the kinds that `read_image` returns, in the format that the suffix names.
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Decoders warn of odd files; those that cannot be read raise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
-    The file appears only when it is complete.
+
+def _open(path: Path) -> Image.Image:
+    """Reads the header. Pillow's own limit of size is lifted for it: its message would not tell what to do."""
+    with _lifting_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path, formats=[reader.format for reader in _READERS])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{path}: claims {width:,}×{height:,} pixels, more than {max_pixels:,}; "
+            f"if that is right, allow it with --max_pixels={width * height}"
+        )
+
+
+def write_image(
+    path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"], metadata: Metadata | None = None
+) -> None:
+    """Writes an image of the kinds in a `Picture`, in the format that the suffix names.
+
+    The file appears only when it is complete. Of the metadata it gets what the format can hold: BMP holds the
+    resolution only, and only a profile that fits the image's colours is written.
 
     Raises:
       ImageError: the format is unknown or cannot hold 16 bits or transparency, or the path cannot be written.
     """
-    path = Path(path)
+    path, metadata = Path(path), metadata or Metadata()
     check_image_target(path, image)
-    suffix = path.suffix.lower()
     image = np.ascontiguousarray(image)
     try:
         with replacing(path) as temporary:
-            if image.dtype != np.uint16:
-                Image.fromarray(image).save(temporary, **_SAVE_OPTIONS.get(suffix, {}))
-            elif suffix == ".png":
-                temporary.write_bytes(imagecodecs.png_encode(image))
-            else:
-                tifffile.imwrite(temporary, image, photometric="minisblack" if image.ndim == 2 else "rgb")
+            _write(temporary, image, metadata)
     except (OSError, ValueError) as error:  # the latter for sides that the format cannot have
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: cannot be written: {reason}") from error
+
+
+def _write(path: Path, image: np.ndarray, metadata: Metadata) -> None:
+    suffix = path.suffix.lower()
+    height, width = image.shape[:2]
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint16:
+        options = pillow_options(metadata, suffix, channels, width, height)
+        Image.fromarray(image).save(path, **_SAVE_OPTIONS.get(suffix, {}), **options)
+    elif suffix == ".png":
+        path.write_bytes(add_to_png(bytes(imagecodecs.png_encode(image)), metadata, channels, width, height))
+    else:
+        options = tifffile_options(metadata, channels)
+        photometric = "minisblack" if channels <= 2 else "rgb"
+        extra = ["unassalpha"] if channels in (2, 4) else None
+        planes = "contig" if channels > 1 else None
+        tifffile.imwrite(path, image, photometric=photometric, extrasamples=extra, planarconfig=planes, **options)
+        add_to_tiff(path, metadata, width, height)
 
 
 def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
@@ -97,60 +223,139 @@ def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h 
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ImageError(f"{path}: not an image format that can be written; use {', '.join(SUFFIXES)}")
-    if image.dtype == np.uint16 and suffix not in _SIXTEEN_BIT:
+    if image.dtype == np.uint16 and not can_hold_16_bits(path):
         raise ImageError(f"{path}: {suffix} cannot hold 16 bits; use .png or .tiff")
-    if image.shape[2:] == (4,) and suffix in _NO_ALPHA:
+    if image.shape[2:] in ((2,), (4,)) and not can_hold_alpha(path):
         raise ImageError(f"{path}: {suffix} cannot hold transparency; use .png, .webp or .tiff")
+
+
+def can_hold_16_bits(path: str | os.PathLike[str]) -> bool:
+    """Whether the format that the suffix names holds 16 bits for each channel."""
+    return Path(path).suffix.lower() in _SIXTEEN_BIT
+
+
+def can_hold_alpha(path: str | os.PathLike[str]) -> bool:
+    """Whether the format that the suffix names holds transparency."""
+    return Path(path).suffix.lower() not in _NO_ALPHA
+
+
+def check_sides(path: str | os.PathLike[str], width: int, height: int) -> None:
+    """Raises ImageError if the format that the suffix names has no images of that size in pixels."""
+    suffix = Path(path).suffix.lower()
+    longest = _LONGEST_SIDE.get(suffix, 2**31 - 1)
+    if max(width, height) > longest:
+        raise ImageError(f"{path}: {width}×{height} is too large for {suffix}, whose sides end at {longest}; use .png")
+
+
+def to_8_bits(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
+    """16 bits rounded to 8; 8 bits unchanged."""
+    if image.dtype == np.uint8:
+        return image
+    return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     """An 8-bit RGB version: grey repeated to three channels, 16 bits rounded to 8, transparency dropped."""
-    if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    image = to_8_bits(image)
     if image.ndim == 2:
         image = image[..., None]
     return np.ascontiguousarray(np.broadcast_to(image[..., :3], (*image.shape[:2], 3)))
 
 
-def _read_pillow(path: Path) -> np.ndarray:
-    with warnings.catch_warnings():
-        # Pillow warns of large images; it refuses enormous ones, which is enough.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:
+    with _open(path) as opened:
+        _check_size(path, *opened.size, max_pixels)
+        if single:
+            _check_single(path, opened)
+        metadata = Metadata.of(opened)
+        image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)
+        return Picture(np.asarray(image).astype(np.uint16), metadata)
     if image.mode in ("I", "F"):
         raise ImageError(f"{path}: more than 16 bits for each channel; convert it to 16 bits first")
+    if image.mode == "CMYK":
+        image = _cmyk_to_rgb(image, metadata.icc_profile)
     has_alpha = image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info
-    mode = "RGBA" if has_alpha else "L" if image.mode in ("1", "L") else "RGB"
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    mode = {(False, False): "RGB", (False, True): "RGBA", (True, False): "L", (True, True): "LA"}[is_grey, has_alpha]
+    return Picture(_as_array(image, mode), metadata)
+
+
+def _as_array(image: Image.Image, mode: str) -> np.ndarray:
+    if mode == "LA" and image.mode != "LA":
+        return np.asarray(image.convert("RGBA"))[..., 2:]  # Pillow forgets the transparent grey on the way to LA
     return np.asarray(image.convert(mode))
 
 
-def _read_png16(path: Path) -> np.ndarray:
-    with Image.open(path) as header:
+def _check_single(path: Path, image: Image.Image) -> None:
+    """Raises ImageError for animations and for documents of several pages, of which one would be lost.
+
+    Smaller versions of the same picture, which cameras append, do not count.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in _ANIMATED:
+        raise ImageError(f"{path}: an animation of {frames} frames; only single images can be upscaled")
+    if frames > 1 and image.format == "TIFF":
+        with tifffile.TiffFile(path) as file:
+            _check_one_page(path, file)
+
+
+def _check_one_page(path: Path, file: tifffile.TiffFile) -> None:
+    pages = sum(not (isinstance(page, tifffile.TiffPage) and page.is_reduced) for page in file.pages[1:]) + 1
+    if pages > 1:
+        raise ImageError(f"{path}: {pages} pages; only single images can be upscaled: split it first")
+
+
+def _cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """By the file's profile, to sRGB; without one, or with a damaged one, by the simple formula."""
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+def _read_png16(path: Path, max_pixels: int, *, single: bool) -> Picture:
+    with _open(path) as header:
+        _check_size(path, *header.size, max_pixels)
+        if single:
+            _check_single(path, header)
         orientation = header.getexif().get(_ORIENTATION, 1)
+        metadata = Metadata.of(header)
     image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
-    return _upright(_without_grey_alpha(image), orientation)
+    return Picture(_upright(image, orientation), metadata)
 
 
-def _read_tiff16(path: Path) -> np.ndarray | None:
+def _read_tiff16(path: Path, max_pixels: int, *, single: bool) -> Picture | None:
     """The first page of a 16-bit TIFF, or None for 8 bits, which are left to Pillow."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         if page.dtype != np.uint16:
             return None
+        _check_size(path, page.imagewidth, page.imagelength, max_pixels)
         photometric = tifffile.PHOTOMETRIC(page.photometric).name
         is_plain = page.planarconfig == tifffile.PLANARCONFIG.CONTIG and page.bitspersample == 16
         straight_alpha = all(sample == tifffile.EXTRASAMPLE.UNASSALPHA for sample in page.extrasamples)
-        if photometric not in ("MINISBLACK", "RGB") or not is_plain or not straight_alpha:
+        if photometric not in ("MINISBLACK", "RGB") or not is_plain or not straight_alpha or page.samplesperpixel > 4:
             raise ImageError(
                 f"{path}: a 16-bit TIFF of an unsupported kind ({photometric}, {page.bitspersample} bits); "
                 "save it as grey or RGB, interleaved, with straight alpha"
             )
+        if single:
+            _check_one_page(path, file)
         orientation = page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1
         image = page.asarray()
-    return _upright(_without_grey_alpha(image), orientation)
+    return Picture(_upright(image, orientation), _tiff_metadata(path))
+
+
+def _tiff_metadata(path: Path) -> Metadata:
+    try:
+        with _open(path) as header:
+            return Metadata.of(header)
+    except Image.UnidentifiedImageError:  # a kind that Pillow does not know, such as grey with alpha
+        return Metadata()
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
@@ -161,7 +366,7 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image[::vertical, ::horizontal])
 
 
-def _without_grey_alpha(image: np.ndarray) -> np.ndarray:
+def without_grey_alpha(image: np.ndarray) -> np.ndarray:
     """Grey with transparency as RGB with transparency; everything else unchanged."""
     if image.shape[2:] != (2,):
         return image

@@ -11,9 +11,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import grain
 import imagecodecs
@@ -117,7 +117,7 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], scale: int) -> Tfd
     if folder is None:
         raise InputError(f"{Path(data_dir) / candidates[0]}: no prepared dataset; {_advice(name, data_dir, scale)}")
     source = TfdsSource(folder)
-    lr, hr = _decoded_pair(source[0], scale)
+    lr, hr = decoded_pair(source[0], scale)
     del lr, hr  # decoded only to refuse a wrong scale before anything is compiled
     return source
 
@@ -167,20 +167,57 @@ def training_batches(
     Raises:
       InputError: the processes do not divide the batch; later, an example is damaged or of another scale.
     """
-    if batch_size % process_count:
-        raise InputError(f"batch_size: {batch_size} is not divisible among {process_count} processes")
-    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(RandomPatch(scale, patch_size))
-    batches = samples[first_step * batch_size + process_index :: process_count].batch(
-        batch_size // process_count, drop_remainder=True, batch_fn=_stack
+    samples = sample_batches(
+        source,
+        RandomPatch(scale, patch_size),
+        seed=seed,
+        batch_size=batch_size,
+        first_step=first_step,
+        process_index=process_index,
+        process_count=process_count,
+        stack=_stack,
     )
-    # Batched before the workers take turns, so that their number does not change the batches.
-    iterable = batches.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD))
+    iterable = samples.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BATCHES_AHEAD))
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads flags, which only programs started by absl have parsed
         options = grain.MultiprocessingOptions(num_workers=num_workers)
         iterable = iterable.mp_prefetch(options, worker_init_fn=_follow_parent)
     return _iterate(iterable)
+
+
+def sample_batches(
+    source: Source | Sequence[Any],
+    transform: grain.transforms.RandomMap,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    process_index: int,
+    process_count: int,
+    stack: Callable[[Sequence[Any]], Any],
+) -> grain.MapDataset:
+    """The batches of one process by number, of which 0 is that of step `first_step`.
+
+    Which element is sample number i, and the random numbers that `transform` gets with it, depend on (seed, i) and
+    the length of `source` alone: pixels and the sizes of the same tiles give the same samples.
+
+    Args:
+      source: elements by number.
+      transform: applied to each.
+      seed, batch_size, first_step, process_index, process_count: as in `training_batches`.
+      stack: makes a batch of a list of samples.
+
+    Raises:
+      InputError: the processes do not divide the batch.
+    """
+    if batch_size % process_count:
+        raise InputError(f"batch_size: {batch_size} is not divisible among {process_count} processes")
+    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(transform)
+    # Batched before worker processes take turns, so that their number does not change the batches.
+    return samples[first_step * batch_size + process_index :: process_count].batch(
+        batch_size // process_count, drop_remainder=True, batch_fn=stack
+    )
 
 
 def _iterate(iterable: grain.IterDataset) -> Generator[Batch, None, None]:
@@ -224,12 +261,29 @@ class RandomPatch(grain.transforms.RandomMap):
         Raises:
           InputError: an image is damaged, or the pair is of another scale.
         """
-        lr, hr = _decoded_pair(element, self.scale)
-        top, left = (int(rng.integers(max(side - self.patch_size, 0) + 1)) for side in lr.shape[:2])
-        lr = crop(lr, top, left, self.patch_size)
-        hr = crop(hr, top * self.scale, left * self.scale, self.patch_size * self.scale)
-        flip_x, flip_y, transpose = (bool(bit) for bit in rng.integers(2, size=3))
-        return orient(lr, flip_x, flip_y, transpose), orient(hr, flip_x, flip_y, transpose)
+        lr, hr = decoded_pair(element, self.scale)
+        place = draw_place(rng, lr.shape[0], lr.shape[1], self.patch_size)
+        lr = crop(lr, place.top, place.left, self.patch_size)
+        hr = crop(hr, place.top * self.scale, place.left * self.scale, self.patch_size * self.scale)
+        orientation = place.flip_x, place.flip_y, place.transpose
+        return orient(lr, *orientation), orient(hr, *orientation)
+
+
+class Place(NamedTuple):
+    """Where in an image a patch is, in LR pixels, and in which orientation."""
+
+    top: int
+    left: int
+    flip_x: bool
+    flip_y: bool
+    transpose: bool
+
+
+def draw_place(rng: np.random.Generator, height: int, width: int, patch_size: int) -> Place:
+    """A random place for a patch in an LR image of that size; at the top or left where the image is smaller."""
+    top, left = (int(rng.integers(max(side - patch_size, 0) + 1)) for side in (height, width))
+    flip_x, flip_y, transpose = (bool(bit) for bit in rng.integers(2, size=3))
+    return Place(top, left, flip_x, flip_y, transpose)
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"], top: int, left: int, side: int) -> UInt8[np.ndarray, "side side 3"]:
@@ -250,7 +304,12 @@ def orient(
     return image.swapaxes(0, 1) if transpose else image
 
 
-def _decoded_pair(example: Example, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def decoded_pair(example: Example, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
+    """LR and HR of an example as RGB.
+
+    Raises:
+      InputError: an image is damaged, or HR is not `scale` times LR.
+    """
     lr, hr = (_decode(example[name]) for name in ("lr", "hr"))
     if hr.shape[:2] != (lr.shape[0] * scale, lr.shape[1] * scale):
         raise InputError(

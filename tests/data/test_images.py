@@ -1,5 +1,7 @@
 """If these fail, image files are misread, lose bits or transparency, or a damaged one ends in a traceback."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from seemore_jax.data import ImageError, read_image, write_image
-from seemore_jax.data.images import to_rgb8
+from seemore_jax.data.images import read_picture, to_rgb8
 
 RNG = np.random.default_rng(0)
 KINDS: dict[str, np.ndarray] = {
@@ -187,3 +189,47 @@ def test_rgb8_of_every_kind() -> None:
         peak = np.iinfo(image.dtype).max
         expected = np.broadcast_to(image.reshape(7, 5, -1)[..., :3], (7, 5, 3)) / peak
         assert np.abs(rgb / 255 - expected).max() <= 0.5 / 255 + 1e-9
+
+
+def test_enormous_claims_are_refused_before_decoding_and_can_be_allowed(tmp_path: Path) -> None:
+    for dtype in (np.uint8, np.uint16):
+        for suffix in (".png", ".tiff"):
+            path = tmp_path / f"{np.dtype(dtype).name}{suffix}"
+            write_image(path, np.zeros((9, 11, 3), dtype))
+            assert read_picture(path, max_pixels=99).pixels.shape == (9, 11, 3)
+            with pytest.raises(ImageError, match="--max_pixels=99"):
+                read_picture(path, max_pixels=98)
+    png = bytearray((tmp_path / "uint8.png").read_bytes())
+    png[16:24] = struct.pack(">II", 100_000, 100_000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    (tmp_path / "claim.png").write_bytes(png)
+    with pytest.raises(ImageError, match="claims 100,000×100,000"):
+        read_image(tmp_path / "claim.png")
+
+
+def test_of_several_images_in_one_file_none_is_lost_silently(tmp_path: Path) -> None:
+    frames = [Image.fromarray(RNG.integers(0, 256, (7, 5, 3), dtype=np.uint8)) for _ in range(3)]
+    for suffix in (".png", ".webp", ".gif", ".tiff"):
+        frames[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=frames[1:])
+        with pytest.raises(ImageError, match="only single images"):
+            read_picture(tmp_path / f"x{suffix}")
+        assert read_image(tmp_path / f"x{suffix}").shape[:2] == (7, 5)
+    tifffile.imwrite(tmp_path / "16.tiff", np.zeros((3, 7, 5), np.uint16), photometric="minisblack")
+    with pytest.raises(ImageError, match="only single images"):
+        read_picture(tmp_path / "16.tiff")
+    # A preview beside the picture is no second picture.
+    with tifffile.TiffWriter(tmp_path / "preview.tiff") as file:
+        file.write(np.zeros((8, 6), np.uint8))
+        file.write(np.zeros((4, 3), np.uint8), subfiletype=1)
+    assert read_picture(tmp_path / "preview.tiff").pixels.shape == (8, 6)
+
+
+def test_grey_with_transparency_stays_grey_in_a_picture(tmp_path: Path) -> None:
+    grey = Image.fromarray(KINDS["grey"])
+    Image.fromarray(KINDS["RGBA"]).convert("LA").save(tmp_path / "la.png")
+    grey.save(tmp_path / "key.png", transparency=int(KINDS["grey"][0, 0]))
+    assert read_picture(tmp_path / "la.png").pixels.shape == (7, 5, 2)
+    keyed = read_picture(tmp_path / "key.png").pixels
+    np.testing.assert_array_equal(keyed[..., 0], KINDS["grey"])
+    np.testing.assert_array_equal(keyed[..., 1] == 0, KINDS["grey"] == KINDS["grey"][0, 0])
+    np.testing.assert_array_equal(read_image(tmp_path / "key.png")[..., :3], np.dstack([KINDS["grey"]] * 3))

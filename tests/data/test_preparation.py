@@ -1,11 +1,16 @@
 """If these fail, training sets are incomplete, hold wrong pairs, or cannot be prepared again after an interruption."""
 
+import contextlib
 import functools
 import hashlib
 import http.server
 import io
 import resource
+import signal
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +192,60 @@ def test_an_archive_with_another_checksum_is_refused(tmp_path: Path, server: tup
     assert not list((tmp_path / "tfds").rglob("dataset_info.json"))
 
 
+_PREPARE = """
+import sys
+import tensorflow_datasets as tfds
+from seemore_jax.command_line import main
+from seemore_jax.data.datasets import Div2k
+from seemore_jax.data.datasets.div2k import div2k
+
+url, data_dir = sys.argv[1:]
+names = ("DIV2K_train_HR.zip", "DIV2K_train_LR_bicubic_X4.zip")
+Div2k.url_infos = {f"{url}/{name}": tfds.download.checksums.UrlInfo(10**9, "0" * 64, name) for name in names}
+div2k._ARCHIVES = url
+sys.exit(main(["prepare", "div2k", f"--data_dir={data_dir}", "--scale", "4"]))
+"""
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Sends archives that never end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000000000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(bytes(1000))
+                time.sleep(0.01)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Prints nothing."""
+
+
+def test_ctrl_c_ends_a_download_at_once(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PREPARE, f"http://127.0.0.1:{running.server_port}", tmp_path / "tfds"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            while not any(file.stat().st_size for file in tmp_path.rglob("*.zip")):
+                assert process.poll() is None, process.communicate()[0]
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            process.communicate()
+            running.shutdown()
+    assert process.returncode == 130, output
+    assert output.splitlines()[-1] == "interrupted"
+
+
 def test_a_failed_download_gives_one_line(tmp_path: Path, server: tuple[Archives, list[str]]) -> None:
     archives, _ = server
     (archives.folder / "DIV2K_train_HR.zip").unlink()
@@ -282,6 +341,29 @@ def test_after_an_interruption_it_starts_again(tmp_path: Path, monkeypatch: pyte
     start()
     assert not leftover.exists()
     assert_tiles_of([(imresize(image, 1 / 4), image) for image in images], "image_folder", tmp_path / "tfds", 4)
+
+
+def test_a_second_preparation_at_the_same_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "in" / "x.png", image := random_image(8, 8))
+    read, refused = TrainingPair.read, []
+
+    def start(scale: int) -> None:
+        prepare("image_folder", tmp_path / "tfds", scales=[scale], sources=[tmp_path / "in"])
+
+    def meanwhile(pair: TrainingPair, scale: int) -> tuple[np.ndarray, np.ndarray]:
+        with pytest.raises(InputError, match="another preparation is running") as raised:
+            start(4)
+        refused.append(str(raised.value))
+        return read(pair, scale)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingPair, "read", meanwhile)
+        start(2)
+    assert refused
+    assert "\n" not in refused[0]
+    assert_tiles_of([(imresize(image, 1 / 2), image)], "image_folder", tmp_path / "tfds", 2)
+    start(4)
+    assert_tiles_of([(imresize(image, 1 / 4), image)], "image_folder", tmp_path / "tfds", 4)
 
 
 def test_preparing_again_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,8 +19,8 @@ SCALES = (2, 3, 4)
 
 # TFDS holds the tiles of one file in memory while it writes them: about 300 MB for photographs of 2K.
 _IMAGES_PER_FILE = 16
-# On photographs level 1 makes smaller files than zlib's default level 6, in a third of the time.
-_PNG_LEVEL = 1
+# Not compressed: 1.7 times as much on disk, and a tenth of the time to decode, which bounds the input of a run.
+_PNG_LEVEL = 0
 
 _Example = tuple[str, dict[str, bytes]]
 
@@ -86,5 +86,6 @@ class PairedImages(tfds.core.ShardBasedBuilder):
 
 
 def _encoded(tile: tuple[np.ndarray, np.ndarray]) -> dict[str, bytes]:
-    lr, hr = (bytes(imagecodecs.png_encode(np.ascontiguousarray(image), level=_PNG_LEVEL)) for image in tile)
+    # Not by libpng, which filters rows even where nothing is compressed; to undo that takes longer than the rest.
+    lr, hr = (bytes(imagecodecs.spng_encode(np.ascontiguousarray(image), level=_PNG_LEVEL)) for image in tile)
     return {"lr": lr, "hr": hr}

@@ -42,11 +42,15 @@ class ZipMember:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPair:
-    """An HR image and the LR image that belongs to it; without one, LR is MATLAB's bicubic of HR."""
+    """An HR image and the LR image that belongs to it; without one, LR is MATLAB's bicubic of HR.
+
+    With `halve`, HR is half the size of its file, by MATLAB's bicubic: for camera JPEGs, whose blocks go away so.
+    """
 
     name: str
     hr: Path | ZipMember
     lr: Path | ZipMember | None
+    halve: bool = False
 
     def read(self, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
         """LR and HR as RGB, HR exactly `scale` times LR.
@@ -54,13 +58,18 @@ class TrainingPair:
         Raises:
           InputError: an image cannot be read, HR is smaller than the scale, or LR does not belong to HR.
         """
-        hr = _read_rgb8(self.hr)
+        hr = self.read_hr()
         lr = self.read_lr(hr, scale)
         if lr is not None:
             return lr, hr
         height, width = (side // scale * scale for side in hr.shape[:2])
         hr = hr[:height, :width]
         return imresize(hr, 1 / scale), hr
+
+    def read_hr(self) -> UInt8[np.ndarray, "sh sw 3"]:
+        """The HR image; raises InputError if it cannot be read."""
+        hr = _read_rgb8(self.hr)
+        return imresize(hr, 1 / 2) if self.halve else hr
 
     def read_lr(self, hr: UInt8[np.ndarray, "sh sw 3"], scale: int) -> UInt8[np.ndarray, "h w 3"] | None:
         """The LR image, or None if it is to be made from `hr`.
@@ -82,7 +91,7 @@ def complaints(pairs: dict[int, TrainingPair]) -> dict[int, str]:
     """What is wrong with the pairs, by scale, of one HR image; empty if all can be used."""
     found = {}
     try:
-        hr = _read_rgb8(next(iter(pairs.values())).hr)
+        hr = next(iter(pairs.values())).read_hr()
     except InputError as error:
         return dict.fromkeys(pairs, str(error))
     for scale, pair in pairs.items():

@@ -17,13 +17,17 @@ class ImageFolder(PairedImages):
     HOMEPAGE = "https://arxiv.org/abs/2402.03412"
 
     sources: tuple[Path, ...] = ()
+    halved_sources: tuple[Path, ...] = ()
 
     def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
-        """The pairs in all `sources`."""
-        if not self.sources:
+        """The pairs in all `sources`, and those in `halved_sources` at half their size."""
+        if not self.sources and not self.halved_sources:
             raise InputError("image_folder: no images given; name folders or files, --source")
+        return [*self._pairs(self.sources, halve=False), *self._pairs(self.halved_sources, halve=True)]
+
+    def _pairs(self, sources: tuple[Path, ...], *, halve: bool) -> list[TrainingPair]:
         return [
-            TrainingPair(f"{image_set.name}-{pair.name}", pair.hr, pair.lr)
-            for image_set in find_image_sets(self.sources, self.scale)
+            TrainingPair(f"{image_set.name}-{pair.name}", pair.hr, None if halve else pair.lr, halve)
+            for image_set in find_image_sets(sources, self.scale)
             for pair in image_set.pairs
         ]

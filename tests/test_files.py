@@ -1,0 +1,78 @@
+"""If these fail, a run whose workdir is in an object store loses its records or weights."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from etils import epath
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
+
+import seemore_jax as sj
+from seemore_jax.files import local_copy, path_of, replacing
+from seemore_jax.training.records import Records, read_history, write_setup
+from tests.release import zeros
+from tests.training import tiny_config
+from tests.training.test_records import metrics
+
+
+class _Store(MemoryFileSystem):
+    """A bucket in memory, under the addresses of Google's."""
+
+    protocol = "gs"
+
+    def __init__(self, *arguments: Any, finalize_on_close: bool = True, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(MemoryFileSystem._strip_protocol(path.replace("gs://", "memory://")))
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[epath.Path]:
+    for protocol in ("gs", "gcs"):
+        monkeypatch.setitem(_registry, protocol, _Store)
+    yield epath.Path("gs://bucket")
+    MemoryFileSystem.store.clear()
+
+
+def test_paths() -> None:
+    assert path_of("runs/one") == Path("runs/one")
+    assert str(path_of("gs://bucket/runs") / "one") == "gs://bucket/runs/one"
+
+
+def test_weights_to_a_store_and_back(bucket: epath.Path) -> None:
+    model = zeros(sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1))
+    target = bucket / "weights" / "final.safetensors"
+    with replacing(target) as temporary:
+        sj.save(model, temporary)
+    with local_copy(str(target)) as path:
+        assert sj.load(path).config == model.config
+
+
+def test_a_failed_write_leaves_a_store_as_it_was(bucket: epath.Path) -> None:
+    def fail() -> None:
+        with replacing(bucket / "file.txt") as temporary:
+            temporary.write_text("af")
+            raise OSError("half")
+
+    (bucket / "file.txt").write_text("before")
+    with pytest.raises(OSError, match="half"):
+        fail()
+    assert (bucket / "file.txt").read_text() == "before"
+
+
+def test_records_in_a_store_go_on(bucket: epath.Path) -> None:
+    write_setup(bucket, tiny_config.get_config())
+    write_setup(bucket, tiny_config.get_config())  # reads what is there
+    for first_step in (0, 2):
+        records = Records(bucket, first_step)
+        for step in (first_step + 1, first_step + 2, first_step + 3):
+            records.training(step, metrics(l1=1.0), learning_rate=1e-3, images_per_second=50.0)
+        records.upload()
+        records.close()
+    assert [entry["step"] for entry in read_history(bucket / "history.jsonl")] == [1, 2, 3, 4, 5]
+    assert (bucket / "curves.png").exists()
+    assert list((bucket / "tensorboard").iterdir())
