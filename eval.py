@@ -1,6 +1,6 @@
 """Evaluates weights, or bicubic, on benchmark sets.
 
-python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR
+python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR [--tta]
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from seemore_jax.compilation_cache import use_compilation_cache
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
@@ -27,11 +28,13 @@ _DATA = flags.DEFINE_list(
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the SR images, results.json and comparison.png.", required=True
 )
+_TTA = flags.DEFINE_boolean("tta", False, "Average over eight flips and transposes (self-ensemble).")
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Evaluates, prints the table, and writes the output folder."""
+    use_compilation_cache()
     config = _CONFIG.value
     network_config(config)  # a wrong scale or variant is best found first
     sets = find_image_sets(_DATA.value, config.scale)
@@ -44,6 +47,8 @@ def main() -> None:
 
 def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
     if _WEIGHTS.value == BICUBIC:
+        if _TTA.value:
+            raise InputError("--tta: bicubic gives the same for all flips and transposes")
         return BICUBIC, bicubic_upscaler(config.scale)
     model = load(_WEIGHTS.value, compute_dtype=config.compute_dtype, precision=config.precision)
     expected = network_config(config)
@@ -53,7 +58,9 @@ def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
             f"{_WEIGHTS.value}: holds a {found}, but the config is of SeemoRe-{config.variant} ×{config.scale}; "
             "give the config that belongs to the weights"
         )
-    return f"SeemoRe-{config.variant}", lambda lr: upscale(model, lr)
+    ensemble = _TTA.value
+    name = f"SeemoRe-{config.variant}" + ("+" if ensemble else "")  # the literature's sign for self-ensemble
+    return name, lambda lr: upscale(model, lr, ensemble=ensemble)
 
 
 if __name__ == "__main__":

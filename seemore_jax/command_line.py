@@ -1,33 +1,54 @@
 """The command line: `python -m seemore_jax COMMAND …`.
 
-A wrong input gives one line on standard error and exit status 2.
+A wrong input gives one line on standard error and exit status 2; `upscale` of several files goes on without those that
+it cannot use, and ends with status 1.
 """
 
 import argparse
+import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from seemore_jax.data.images import check_image_target, read_image, write_image
+from seemore_jax.compilation_cache import use_compilation_cache
+from seemore_jax.data.images import MAX_PIXELS, read_header, read_picture, to_rgb8, without_grey_alpha
 from seemore_jax.demo import run_demo
+from seemore_jax.devices import DEVICES, use_device
 from seemore_jax.errors import InputError
-from seemore_jax.exit_status import exit_status
-from seemore_jax.inference import upscale
+from seemore_jax.evaluation.routes import Routes, routes_figure
+from seemore_jax.exit_status import INTERRUPTED, exit_status
+from seemore_jax.files import replacing
+from seemore_jax.inference.folder import Outcome, Settings, summary, upscale_files
+from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jobs
+from seemore_jax.inference.upscaling import routing
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, read_weights, save
 from seemore_jax.porting.hyperparameters import UNREADABLE
 from seemore_jax.porting.weights import check_target
 from seemore_jax.version import __version__
 
-DEFAULT_MODEL = "T-x4"
+DEFAULT_MODEL = "T-x2"
+
+_PLOTS = (".png", ".pdf", ".svg")
+# What --format takes, and the suffixes that mean it; the first is the one that is written.
+_FORMATS = {"png": (".png",), "jpg": (".jpg", ".jpeg"), "webp": (".webp",), "tiff": (".tiff", ".tif")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
+    """Runs one command; returns the exit status. After Ctrl-C it does not return, but ends the process."""
     options = _parser().parse_args(arguments)
-    return exit_status(lambda: options.run(options))
+    use_compilation_cache()
+    status = exit_status(lambda: options.run(options))
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # an orderly exit would wait until the last archive is downloaded
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,13 +56,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"seemore-jax {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("upscale", help="upscale an image")
-    command.add_argument("input", metavar="INPUT", type=Path, help="image file")
+    command = commands.add_parser("upscale", help="upscale images and folders of them")
+    command.add_argument("input", metavar="INPUT", nargs="+", help="image file, pattern, or folder with subfolders")
     command.add_argument(
         "-o", "--output", type=Path, required=True, help="image file, or a folder for NAME_x4.png (×4)"
     )
     _add_model_options(command)
+    _add_upscale_options(command)
     command.set_defaults(run=_run_upscale)
+
+    command = commands.add_parser("routes", help="plot the experts that images choose")
+    command.add_argument("input", metavar="IMAGE", nargs="+", help="image file, pattern, or folder")
+    command.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the plot: .png, .pdf or .svg"
+    )
+    _add_model_options(command)
+    command.set_defaults(run=_run_routes)
 
     command = commands.add_parser("convert", help="convert weights between .pth, .safetensors and directories")
     command.add_argument("source", metavar="SOURCE", help="weights in any supported format, or a bundled name")
@@ -56,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("demo", help="upscale real photographs and measure the result")
     command.add_argument("-o", "--output", type=Path, default=Path("build/demo"), help="folder (default: %(default)s)")
+    command.add_argument(
+        "--data", type=Path, action="append", default=[], metavar="DIR", help="further images, such as Set5; repeatable"
+    )
     _add_model_options(command)
     command.set_defaults(run=_run_demo)
 
@@ -70,6 +103,14 @@ def _parser() -> argparse.ArgumentParser:
         help="for image_folder: image, folder of images, set (HR/, LR_bicubic/X4/) or folder of sets; repeatable",
     )
     command.add_argument(
+        "--halved_source",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="as --source, for camera JPEGs: shrunk by 2 first, which removes their blocks; repeatable",
+    )
+    command.add_argument(
         "--manual_dir", type=Path, metavar="DIR", help="for df2k: folder with Flickr2K; also archives of DIV2K"
     )
     command.add_argument(
@@ -78,6 +119,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be used")
     command.set_defaults(run=_run_prepare)
     return parser
+
+
+def _add_upscale_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--outscale", type=float, metavar="X", help="another factor than the model's: its output is resized")
+    add("--suffix", metavar="S", help="what comes after NAME in a folder (default: _x and the factor)")
+    add("--format", choices=_FORMATS, help="of the files in a folder (default: png)")
+    add("--overwrite", action="store_true", help="make files in a folder again that are there already")
+    add("--tta", action="store_true", help="average over eight flips and transposes, in eight times the time")
+    add("--flatten", action="store_true", help="lay transparent images on white")
+    add("--8bit", action="store_true", dest="eight_bit", help="write 16-bit images in 8 bits")
+    add("--max_pixels", type=int, default=MAX_PIXELS, metavar="N", help="refuse larger images (default: %(default)s)")
+    add("--device", choices=DEVICES, help="where to compute (default: the fastest that JAX finds)")
+    add("--quiet", action="store_true", help="print failures only")
+    add("--json", type=Path, metavar="FILE", help="write what became of each file")
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
@@ -110,22 +166,79 @@ def _load_model(options: argparse.Namespace) -> SeemoRe:
     return load(options.model, **_hyperparameters(options))
 
 
-def _run_upscale(options: argparse.Namespace) -> None:
+def _run_upscale(options: argparse.Namespace) -> int:
     # What can be found out about the files is found out before the long computation.
-    image = read_image(options.input)
+    sources = find_sources(options.input, options.output)
+    to_file = is_image_file(options.output)
+    if to_file and options.format and options.output.suffix.lower() not in _FORMATS[options.format]:
+        raise InputError(f"{options.output}: is not of the format {options.format} that --format asks for")
+    if options.device:
+        use_device(options.device)
+    alone = len(sources) == 1 and sources[0].named
+    if alone and read_header(sources[0].path) is None:
+        read_picture(sources[0].path)  # complains before the model is loaded
     model = _load_model(options)
-    is_folder = options.output.is_dir() or not options.output.suffix
-    output = options.output / f"{options.input.stem}_x{model.config.scale}.png" if is_folder else options.output
-    check_image_target(output, image)
-    if output.resolve() == options.input.resolve():
-        raise InputError(f"{output}: is the input itself; choose another output")
-    upscaled = upscale(model, image)
-    write_image(output, upscaled)
-    print(f"{output}: {_size(image)} → {_size(upscaled)}")
+    suffix = f"_x{options.outscale or model.config.scale:g}" if options.suffix is None else options.suffix
+    extension = _FORMATS[options.format or "png"][0]
+    jobs = name_jobs(sources, options.output, suffix, extension)
+    settings = Settings(
+        outscale=options.outscale,
+        ensemble=options.tta,
+        flatten=options.flatten,
+        eight_bit=options.eight_bit,
+        overwrite=options.overwrite or to_file,  # a file that is named is meant
+        max_pixels=options.max_pixels,
+    )
+    outcomes = _upscale_with_progress(model, jobs, settings, quiet=options.quiet, alone=alone)
+    if options.json:
+        _write_json(options.json, outcomes)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if alone and failed:
+        raise InputError(str(failed[0].error))
+    if not options.quiet:
+        print(_described(outcomes[0]) if alone else f"{options.output}: {summary(outcomes)}")
+    return 1 if failed else 0
 
 
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}×{image.shape[0]}"
+def _upscale_with_progress(
+    model: SeemoRe, jobs: Sequence[Job], settings: Settings, *, quiet: bool, alone: bool
+) -> list[Outcome]:
+    """Does the jobs behind a progress bar over the files; failures appear as they happen."""
+    outcomes = []
+    hidden = True if quiet or alone else None  # None: hidden where there is no terminal
+    with tqdm(total=len(jobs), unit="image", desc="upscaling", disable=hidden) as progress:
+        for outcome in upscale_files(model, jobs, settings):
+            outcomes.append(outcome)
+            if outcome.status == "failed" and not alone:
+                progress.write(f"error: {outcome.error}", file=sys.stderr)
+            progress.update()
+    return outcomes
+
+
+def _described(outcome: Outcome) -> str:
+    if outcome.before is None or outcome.after is None:
+        return f"{outcome.job.target}: is there already; --overwrite makes it again"
+    return "{}: {}×{} → {}×{}".format(outcome.job.target, *outcome.before, *outcome.after)
+
+
+def _write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps([outcome.to_json() for outcome in outcomes], indent=2) + "\n")
+
+
+def _run_routes(options: argparse.Namespace) -> None:
+    if options.output.suffix.lower() not in _PLOTS:
+        raise InputError(f"{options.output}: not a format for a plot; use {', '.join(_PLOTS)}")
+    pictures = [(source.path, read_picture(source.path)) for source in find_sources(options.input, options.output)]
+    model = _load_model(options)
+    routes = []
+    for path, picture in pictures:
+        chosen = routing(model, picture.pixels)
+        image = to_rgb8(without_grey_alpha(picture.pixels))
+        routes.append(Routes(path.name, image, np.asarray(chosen.experts)[0], np.asarray(chosen.probabilities)[0]))
+    with replacing(options.output) as temporary:
+        routes_figure(routes, model.config.ranks).savefig(temporary, dpi=150)
+    print(f"{options.output}: {len(routes)} images, {model.config.num_layers} layers")
 
 
 def _run_convert(options: argparse.Namespace) -> None:
@@ -151,7 +264,7 @@ def _run_info(options: argparse.Namespace) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> None:
-    run_demo(_load_model(options), options.model, options.output)
+    run_demo(_load_model(options), options.model, options.output, options.data)
 
 
 def _run_prepare(options: argparse.Namespace) -> None:
@@ -162,6 +275,7 @@ def _run_prepare(options: argparse.Namespace) -> None:
         options.data_dir,
         scales=options.scale,
         sources=options.source,
+        halved_sources=options.halved_source,
         manual_dir=options.manual_dir,
         skip_bad=options.skip_bad,
     )

@@ -1,28 +1,46 @@
-"""The demo: photographs that come with scikit-image, shrunk, upscaled, and compared with the originals."""
+"""The demo: photographs that come with scikit-image, and Set5 if given, shrunk, upscaled, and compared."""
 
 from pathlib import Path
 
+import numpy as np
 import skimage
 
-from seemore_jax.data.image_sets import ImagePair, ImageSet
+from seemore_jax.data.image_sets import ImagePair, ImageSet, find_image_sets
+from seemore_jax.data.images import read_image, to_rgb8
+from seemore_jax.data.imresize import imresize
 from seemore_jax.evaluation.report import evaluate_to_folder, image_table
-from seemore_jax.inference import upscale
+from seemore_jax.evaluation.routes import Routes, routes_figure
+from seemore_jax.files import replacing
+from seemore_jax.inference.upscaling import routing, upscale
 from seemore_jax.network import SeemoRe
 
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
-def run_demo(model: SeemoRe, weights: str, output: Path) -> None:
+def run_demo(model: SeemoRe, weights: str, output: Path, sets: list[Path]) -> None:
     """Prints PSNR/SSIM of bicubic and of the model for each photograph, and writes pictures into `output`.
 
-    `weights` is what `results.json` calls the model.
+    These are the SR images, a comparison and a figure of the experts that each layer chose. `weights` is what
+    `results.json` calls the model; `sets` are folders of further images, of which missing ones are left out.
     """
     scale = model.config.scale
     method = f"SeemoRe-{model.config.variant_name}" if model.config.variant_name else "SeemoRe"
     folder = Path(skimage.__file__).parent / "data"
     pairs = tuple(ImagePair(Path(name).stem, folder / name, None) for name in _PHOTOGRAPHS)
-    sets = [ImageSet("photographs", pairs)]
-    results = evaluate_to_folder(sets, scale, lambda lr: upscale(model, lr), method, weights, output)
+    image_sets = [
+        ImageSet("photographs", pairs),
+        *find_image_sets([path for path in sets if path.is_dir()], scale),
+    ]
+    results = evaluate_to_folder(image_sets, scale, lambda lr: upscale(model, lr), method, weights, output)
+    with replacing(output / "experts.png") as temporary:
+        routes_figure([_routes(model, pair) for pair in pairs], model.config.ranks).savefig(temporary, dpi=100)
     print(f"PSNR (dB) / SSIM of the luma, ×{scale}")
-    print(image_table(results["photographs"], method))
-    print(f"SR images, results.json and comparison.png are in {output}")
+    for name, scores in results.items():
+        print(f"{name}\n{image_table(scores, method)}")
+    print(f"SR images, results.json, comparison.png and experts.png are in {output}")
+
+
+def _routes(model: SeemoRe, pair: ImagePair) -> Routes:
+    lr = imresize(to_rgb8(read_image(pair.hr)), 1 / model.config.scale)
+    chosen = routing(model, lr)
+    return Routes(pair.name, lr, np.asarray(chosen.experts)[0], np.asarray(chosen.probabilities)[0])

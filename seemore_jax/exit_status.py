@@ -9,6 +9,8 @@ from absl import app, flags, logging
 
 from seemore_jax.errors import InputError
 
+INTERRUPTED = 130  # by Ctrl-C, as shells have it
+
 
 def exit_status(command: Callable[[], int | None]) -> int:
     """Runs a command; returns its status, 0 if it has none.
@@ -33,7 +35,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
         return _complain(f"out of memory on the device ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 def run_script(command: Callable[[], int | None]) -> None:

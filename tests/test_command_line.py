@@ -41,6 +41,46 @@ def test_upscale_into_a_folder_names_the_file(model: Path, image: Path, tmp_path
     np.testing.assert_array_equal(read_image(tmp_path / "out" / "picture_x2.png"), sj.upscale(sj.load(model), IMAGE))
 
 
+def test_upscale_of_a_folder_goes_on_after_bad_files(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image(tmp_path / "in" / "a.png", IMAGE)
+    write_image(tmp_path / "in" / "sub" / "b.tiff", IMAGE)
+    (tmp_path / "in" / "broken.png").write_bytes(b"broken")
+    inputs = [str(tmp_path / "in"), "-o", str(tmp_path / "out"), "-m", str(model), "--json", str(tmp_path / "r.json")]
+    for made, skipped in [(2, 0), (0, 2)]:
+        assert main(["upscale", *inputs]) == 1
+        printed = capsys.readouterr()
+        assert printed.out.endswith(f"out: {made} made, {skipped} skipped, 1 failed\n")
+        assert printed.err.startswith("error: ")
+        assert printed.err.count("\n") == 1
+    assert (tmp_path / "out" / "sub" / "b_x2.png").exists()
+    outcomes = json.loads((tmp_path / "r.json").read_text())
+    assert sorted(outcome["status"] for outcome in outcomes) == ["failed", "skipped", "skipped"]
+    (tmp_path / "in" / "broken.png").unlink()
+    assert main(["upscale", *inputs, "--overwrite", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads((tmp_path / "r.json").read_text())[0]["to"] == [36, 32]
+
+
+def test_upscale_options(model: Path, image: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    upscale = ["upscale", str(image), "-o", str(out), "-m", str(model)]
+    assert main([*upscale, "--outscale", "1.5", "--format", "webp", "--device", "cpu"]) == 0
+    assert read_image(out / "picture_x1.5.webp").shape == (24, 27, 3)
+    assert main([*upscale, "--suffix=-large", "--tta", "--format", "jpg"]) == 0
+    assert read_image(out / "picture-large.jpg").shape == (32, 36, 3)
+    assert {path.name for path in out.iterdir()} == {"picture_x1.5.webp", "picture-large.jpg"}
+
+
+def test_routes_plots_images_of_any_kind(model: Path, image: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "grey.png", np.zeros((20, 17), np.uint16))
+    inputs = [str(image), str(tmp_path / "grey.png")]
+    assert main(["routes", *inputs, "-o", str(tmp_path / "routes.png"), "-m", str(model)]) == 0
+    assert min(read_image(tmp_path / "routes.png").shape[:2]) > 100
+    assert main(["routes", *inputs, "-o", str(tmp_path / "routes.txt"), "-m", str(model)]) == 2
+
+
 def test_convert_goes_both_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = sj.SeemoReConfig.variant("T", 3)
     state = release_model(config).state_dict()
@@ -85,6 +125,11 @@ def test_wrong_inputs_give_one_line_status_2_and_no_output(
         ["upscale", str(image), "-o", str(image), "-m", str(model)],
         ["upscale", str(image), "-o", str(tmp_path / "o.png"), "-m", str(model), "--recursive", "40"],
         ["upscale", str(image), "-o", str(tmp_path / "file" / "o.png"), "-m", str(model)],
+        ["upscale", str(image), missing, "-o", str(tmp_path / "o.png"), "-m", str(model)],
+        ["upscale", str(image), "-o", str(tmp_path / "o.png"), "-m", str(model), "--format", "jpg"],
+        ["upscale", str(image), "-o", str(tmp_path / "o"), "-m", str(model), "--suffix", "/x"],
+        ["upscale", str(image), "-o", str(tmp_path / "o"), "-m", str(model), "--outscale", "0"],
+        ["upscale", str(image), "-o", str(tmp_path / "o"), "-m", str(model), "--max_pixels", "9"],
         ["convert", broken, str(tmp_path / "o.safetensors")],
         ["convert", str(model), str(tmp_path / "o.onnx")],
         ["convert", str(model), str(tmp_path / "file" / "o.pth")],
@@ -116,3 +161,4 @@ def test_demo_measures_photographs(model: Path, tmp_path: Path, capsys: pytest.C
         assert name in printed
     assert read_image(tmp_path / "demo" / "photographs" / "chelsea.png").shape == (300, 450, 3)
     assert (tmp_path / "demo" / "comparison.png").exists()
+    assert (tmp_path / "demo" / "experts.png").exists()

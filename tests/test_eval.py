@@ -54,6 +54,23 @@ def test_evaluates_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sr, sj.upscale(sj.load(tmp_path / "w.pth"), sj.imresize(hr, 1 / 2)))
 
 
+def test_self_ensemble(tmp_path: Path) -> None:
+    """A network of zeros gives the mean colour, whatever is averaged: the flag arrives, and images keep their size."""
+    config = sj.SeemoReConfig.variant("T", 2)
+    sj.save(zeros(config), tmp_path / "w.safetensors")
+    write_image(tmp_path / "S" / "x.png", np.zeros((40, 44, 3), np.uint8))
+    arguments = [
+        "--config=configs/seemore_t_x2.py",
+        f"--data={tmp_path / 'S'}",
+        f"--output={tmp_path / 'out'}",
+        "--tta",
+    ]
+    done = run_eval(f"--weights={tmp_path / 'w.safetensors'}", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "SeemoRe-T+" in done.stdout
+    np.testing.assert_array_equal(np.unique(read_image(tmp_path / "out" / "S" / "x.png")), [103, 111, 114])
+
+
 def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
     done = run_eval(
         "--config=configs/seemore_l_x4.py",
@@ -69,25 +86,45 @@ def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
     assert sorted(set5["images"]) == ["baby", "bird", "butterfly", "head", "woman"]
 
 
+# What `python eval.py` does, for several lists of arguments after one import.
+_SEVERAL = """
+import json, os, sys
+import eval
+from seemore_jax.exit_status import run_script
+
+for arguments in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        sys.argv = ["eval.py", *arguments]
+        run_script(eval.main)
+    _, status = os.wait()
+    print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), file=sys.stderr, flush=True)
+"""
+
+
 def test_wrong_inputs_give_one_line_and_status_2(tmp_path: Path) -> None:
     sj.save(zeros(sj.SeemoReConfig.variant("T", 2)), tmp_path / "t2.safetensors")
     write_image(tmp_path / "S" / "x.png", np.zeros((40, 40), np.uint8))
     config, weights = "--config=configs/seemore_t_x4.py", "--weights=bicubic"
     data, output = f"--data={tmp_path / 'S'}", f"--output={tmp_path / 'out'}"
-    for arguments, complaint in [
+    cases = [
         (["--config=configs/none.py", weights, data, output], "none.py"),
         ([config, "--config.scale=0", weights, data, output], "scale of a variant must be"),
         ([config, "--config.sclae=2", weights, data, output], "sclae"),
         ([config, weights, "--data=", output], "no images"),
         ([config, weights, data, output, "stray"], "stray"),
         ([config, data, output], "weights"),
+        ([config, weights, data, output, "--tta"], "bicubic"),
         ([config, weights, f"--data={tmp_path / 'missing'}", output], "no such folder"),
         ([config, f"--weights={tmp_path / 'missing.pth'}", data, output], "no such file"),
         ([config, f"--weights={tmp_path / 't2.safetensors'}", data, output], "holds a SeemoRe-T ×2"),
-    ]:
-        done = run_eval(*arguments)
-        assert done.returncode == 2, arguments
-        assert complaint in done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+    ]
+    command = [sys.executable, "-c", _SEVERAL, json.dumps([arguments for arguments, _ in cases])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # One line and the status of each; a second line of any of them would disturb the order.
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 * len(cases), done.stderr
+    for (arguments, complaint), line, status in zip(cases, lines[::2], lines[1::2], strict=True):
+        assert json.loads(status) == {"status": 2}, arguments
+        assert line.startswith("error: ")
+        assert complaint in line
     assert not (tmp_path / "out").exists()

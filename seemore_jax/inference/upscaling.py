@@ -1,27 +1,38 @@
 """Upscaling of integer images: any of 8 or 16 bits, grey or colour, with or without transparency."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from flax import nnx
-from jaxtyping import Array, Bool, UInt
+from jaxtyping import Array, Bool, Float, UInt
 
+from seemore_jax.data.images import to_8_bits
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
-from seemore_jax.network import SeemoRe
+from seemore_jax.inference.ensemble import self_ensemble
+from seemore_jax.network import Routing, SeemoRe
 
 # Luma of ITU-R BT.601, by which a grey image's three upscaled channels become one again.
 _LUMA = (0.299, 0.587, 0.114)
+# Beyond this many times the network's own factor, enlarging only costs memory.
+_MOST_ENLARGED = 4
 
 
-def upscale(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarray, "sh sw *c"]:
+def upscale(
+    model: SeemoRe, image: UInt[np.ndarray, "h w *c"], *, outscale: float | None = None, ensemble: bool = False
+) -> UInt[np.ndarray, "sh sw *c"]:
     """Upscales one image.
 
     Args:
       model: any SeemoRe; its `config.scale` is the factor s.
-      image: uint8 or uint16, over the type's whole range: (H, W) or (H, W, 1) grey, (H, W, 3) RGB, or
-        (H, W, 4) RGB with straight alpha.
+      image: uint8 or uint16, over the type's whole range: (H, W) or (H, W, 1) grey, (H, W, 3) RGB, or, with
+        straight alpha as the last channel, (H, W, 2) grey or (H, W, 4) RGB.
+      outscale: another factor than the model's: its output is resized bicubically, with antialiasing where that
+        shrinks it. Sides are rounded up.
+      ensemble: average over eight flips and transposes, for eight times the time.
 
     Returns:
       An image of s times the size, of the same type and channels, rounded and clipped. Alpha is enlarged
@@ -29,46 +40,155 @@ def upscale(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarra
       so that edges get no fringe.
 
     Raises:
-      InputError: another type or shape, or an empty image.
+      InputError: another type or shape, an empty image, or an `outscale` that is not within 0 and 4·s.
 
     One program is compiled for each image size, type and channel count.
     """
+    return upscale_images(model, [np.asarray(image)], outscale=outscale, ensemble=ensemble)[0]
+
+
+def upscale_images(
+    model: SeemoRe,
+    images: Sequence[UInt[np.ndarray, "h w *c"]],
+    *,
+    outscale: float | None = None,
+    ensemble: bool = False,
+    batch_size: int = 0,
+) -> list[UInt[np.ndarray, "sh sw *c"]]:
+    """Upscales images of one shape and type, as `upscale` does each, in one batch.
+
+    Args:
+      model, outscale, ensemble: as for `upscale`.
+      images: at least one.
+      batch_size: fill the batch up to this many, so that a smaller one needs no program of its own.
+
+    Raises:
+      InputError: as for `upscale`, or images that differ in shape or type.
+    """
+    for image in images:
+        _check_image(image)
+    if len({(image.shape, image.dtype) for image in images}) != 1:
+        raise InputError("a batch takes one or more images of one shape and type")
+    scale = model.config.scale
+    check_outscale(outscale, scale)
+    colors = np.stack([_color(image) for image in images])
+    dtype, resize = colors.dtype, outscale is not None and outscale != scale
+    if resize and dtype == np.uint8:
+        colors = colors.astype(np.uint16) * np.uint16(257)  # rounded to 8 bits once, at the end
+    upscaled = _upscale_colors(model, colors, ensemble, batch_size)
+    if resize and outscale is not None:
+        upscaled = [imresize(color, outscale / scale) for color in upscaled]
+        upscaled = [to_8_bits(color) if dtype == np.uint8 else color for color in upscaled]
+    return [_join(color, image, outscale or scale) for color, image in zip(upscaled, images, strict=True)]
+
+
+def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:
+    """What the routers choose for an image of the kinds that `upscale` takes: a `Routing` of one image.
+
+    Raises:
+      InputError: another type or shape, or an empty image.
+    """
     image = np.asarray(image)
+    _check_image(image)
+    graph, parameters = nnx.split(model)
+    return jax.tree.map(np.asarray, _compiled_routing(graph, parameters, _color(image)[None]))
+
+
+def check_outscale(outscale: float | None, scale: int) -> None:
+    """Raises InputError for a factor that a network of that scale does not lead to."""
+    if outscale is not None and not 0 < outscale <= _MOST_ENLARGED * scale:
+        raise InputError(
+            f"outscale is {outscale:g}; a ×{scale} network takes more than 0, up to {scale * _MOST_ENLARGED}"
+        )
+
+
+def _check_image(image: np.ndarray) -> None:
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"upscale takes a uint8 or uint16 image, not {image.dtype}")
-    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,), (4,)) or image.size == 0:
-        raise InputError(f"upscale takes an image (H, W) or (H, W, 1 | 3 | 4), not {image.shape}")
-    if image.shape[2:] == (4,):
-        color, alpha = image[..., :3], image[..., 3]
-        color = _upscale_color(model, _fill_hidden(color, alpha > 0))
-        return np.concatenate([color, imresize(alpha, model.config.scale)[..., None]], axis=-1)
-    height, width, *channels = image.shape
-    upscaled = _upscale_color(model, image.reshape(height, width, -1))
-    return upscaled.reshape(*upscaled.shape[:2], *channels)
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (2,), (3,), (4,)) or image.size == 0:
+        raise InputError(f"upscale takes an image (H, W) or (H, W, 1 | 2 | 3 | 4), not {image.shape}")
 
 
-def _upscale_color(model: SeemoRe, image: np.ndarray) -> np.ndarray:
-    """Upscales a grey (H, W, 1) or RGB (H, W, 3) image."""
+def _has_alpha(image: np.ndarray) -> bool:
+    return image.shape[2:] in ((2,), (4,))
+
+
+def _color(image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarray, "h w d"]:
+    """What the network is to see: one channel or three, without alpha."""
+    if _has_alpha(image):
+        return _fill_hidden(image[..., :-1], image[..., -1] > 0)
+    return image.reshape(*image.shape[:2], -1)
+
+
+def _join(
+    color: UInt[np.ndarray, "sh sw d"], image: UInt[np.ndarray, "h w *c"], factor: float
+) -> UInt[np.ndarray, "sh sw *c"]:
+    """Upscaled colours in the channels of the image that they are of, with its alpha enlarged by `factor`."""
+    if not _has_alpha(image):
+        return color.reshape(*color.shape[:2], *image.shape[2:])
+    alpha = _fit(imresize(image[..., -1], factor), *color.shape[:2])
+    return np.concatenate([color, alpha[..., None]], axis=-1)
+
+
+def _fit(alpha: UInt[np.ndarray, "h w"], height: int, width: int) -> UInt[np.ndarray, "h2 w2"]:
+    """Repeats or drops a last row or column, by which rounding may set two ways to one factor apart."""
+    height_missing, width_missing = (max(0, n - m) for n, m in zip((height, width), alpha.shape, strict=True))
+    return np.pad(alpha, ((0, height_missing), (0, width_missing)), mode="edge")[:height, :width]
+
+
+def _upscale_colors(
+    model: SeemoRe, images: UInt[np.ndarray, "n h w d"], ensemble: bool, batch_size: int
+) -> list[UInt[np.ndarray, "sh sw d"]]:
+    """Upscales a batch of grey (d = 1) or RGB (d = 3) images."""
     graph, parameters = nnx.split(model)
-    return np.asarray(_compiled_upscale(graph, parameters, image[None]))[0]
+    count = len(images)
+    images = np.concatenate([images, np.repeat(images[-1:], max(0, batch_size - count), axis=0)])
+    if not ensemble:
+        return list(np.asarray(_compiled_upscale(graph, parameters, images))[:count])
+    sr = self_ensemble(lambda lr: _compiled_network(graph, parameters, lr), _compiled_to_float(images))
+    return list(np.asarray(_compiled_to_integers(sr, images.dtype, images.shape[-1]))[:count])
 
 
 def upscale_batch(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]
 ) -> UInt[Array, "n sh sw c"]:
     """What `upscale` computes for a batch of grey or RGB images; a pure function, to be compiled."""
-    peak = jnp.iinfo(images.dtype).max
-    lr = images.astype(jnp.float32) / peak
-    sr = nnx.merge(graph, parameters)(jnp.broadcast_to(lr, (*lr.shape[:-1], 3)))
-    if images.shape[-1] == 1:
+    sr = _network(graph, parameters, _to_float(images))
+    return _to_integers(sr, images.dtype, images.shape[-1])
+
+
+def _network(
+    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, lr: Float[Array, "n h w 3"]
+) -> Float[Array, "n sh sw 3"]:
+    return nnx.merge(graph, parameters)(lr)
+
+
+def _routing(graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]) -> Routing:
+    return nnx.merge(graph, parameters)(_to_float(images), return_routing=True)[1]
+
+
+def _to_float(images: UInt[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
+    """Values in [0, 1]; grey in all three channels."""
+    lr = images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
+    return jnp.broadcast_to(lr, (*lr.shape[:-1], 3))
+
+
+def _to_integers(sr: Float[Array, "n h w 3"], dtype: np.dtype, channels: int) -> UInt[Array, "n h w c"]:
+    """Values over the type's whole range, of one channel or three."""
+    if channels == 1:
         sr = jnp.sum(sr * jnp.asarray(_LUMA), axis=-1, keepdims=True)
-    return jnp.round(jnp.clip(sr, 0, 1) * peak).astype(images.dtype)
+    peak = jnp.iinfo(dtype).max
+    return jnp.round(jnp.clip(sr, 0, 1) * peak).astype(dtype)
 
 
 _compiled_upscale = jax.jit(upscale_batch, static_argnums=0)
+_compiled_routing = jax.jit(_routing, static_argnums=0)
+_compiled_network = jax.jit(_network, static_argnums=0)
+_compiled_to_float = jax.jit(_to_float)
+_compiled_to_integers = jax.jit(_to_integers, static_argnums=(1, 2))
 
 
-def _fill_hidden(color: UInt[np.ndarray, "h w 3"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w 3"]:
+def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w d"]:
     """Gives each invisible pixel the colour of the nearest visible one: what is stored there is arbitrary."""
     if visible.all() or not visible.any():
         return color

@@ -1,10 +1,13 @@
 """If these fail, images come back with another type, other channels, a fringe, or other values than the network's."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import seemore_jax as sj
+from seemore_jax.inference.upscaling import upscale_images
 from tests.release import images, ported, release_model, run_compiled
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
@@ -30,7 +33,7 @@ def test_rgb_is_the_networks_output_clipped_and_rounded(model: sj.SeemoRe) -> No
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
+@pytest.mark.parametrize("channels", [(), (1,), (2,), (3,), (4,)])
 def test_type_and_channels_are_kept(model: sj.SeemoRe, channels: tuple[int, ...], dtype: type) -> None:
     image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (5, 9, *channels), dtype=dtype)
     upscaled = sj.upscale(model, image)
@@ -67,9 +70,36 @@ def test_colour_hidden_under_transparency_leaves_no_fringe(model: sj.SeemoRe) ->
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 5), np.uint8), np.zeros((0, 4), np.uint8), np.zeros(4, np.uint8)],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_other_arrays_are_refused_in_words(model: sj.SeemoRe, image: np.ndarray) -> None:
     with pytest.raises(sj.InputError, match="upscale takes"):
         sj.upscale(model, image)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.3, 2.5, 4.7])
+@pytest.mark.parametrize("channels", [(), (4,)])
+def test_any_factor_is_the_networks_output_resized(model: sj.SeemoRe, channels: tuple[int, ...], factor: float) -> None:
+    image = RGB[..., 0] if not channels else np.dstack([RGB, RGB[..., :1] // 2 + 1])
+    upscaled = sj.upscale(model, image, outscale=factor)
+    assert upscaled.dtype == np.uint8
+    assert upscaled.shape == (math.ceil(20 * factor), math.ceil(17 * factor), *channels)
+    # By way of 8 bits; rounding on the way costs the reference up to one unit each time.
+    reference = sj.imresize(sj.upscale(model, image), factor / 2)
+    assert np.abs(upscaled.astype(int) - reference)[..., :3].max() <= 2
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 8.1, math.inf, math.nan])
+def test_factors_that_mean_nothing_are_refused(model: sj.SeemoRe, factor: float) -> None:
+    with pytest.raises(sj.InputError, match="outscale"):
+        sj.upscale(model, RGB, outscale=factor)
+
+
+def test_a_batch_is_each_image_alone(model: sj.SeemoRe) -> None:
+    """Also one that is filled up."""
+    batch = [np.round(image * 255).astype(np.uint8) for image in images(3, 9, 14)]
+    for image, upscaled in zip(batch, upscale_images(model, batch, batch_size=4), strict=True):
+        assert np.abs(upscaled.astype(int) - sj.upscale(model, image)).max() <= 1
+    with pytest.raises(sj.InputError, match="one shape"):
+        upscale_images(model, [RGB, RGB[:5]])

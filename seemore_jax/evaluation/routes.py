@@ -1,0 +1,59 @@
+"""A picture of what the routers choose: each image's experts and their probabilities, layer by layer."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+
+@dataclasses.dataclass(frozen=True)
+class Routes:
+    """What the routers of a network chose for one image.
+
+    Attributes:
+      name: of the image.
+      image: the image, for the eye.
+      experts: for each layer (residual group), the indices of the chosen experts.
+      probabilities: for each layer, those of all experts.
+    """
+
+    name: str
+    image: UInt8[np.ndarray, "h w 3"]
+    experts: Int[np.ndarray, "layers topk"]
+    probabilities: Float[np.ndarray, "layers num_experts"]
+
+
+def routes_figure(routes: Sequence[Routes], ranks: Sequence[int]) -> Figure:
+    """One row for each image: the image, and a table of layers by experts.
+
+    The colour and the number are the probability; what was chosen is framed.
+
+    Args:
+      routes: at least one, all of one network.
+      ranks: of its experts.
+    """
+    layers = len(routes[0].experts)
+    size = (2.2 + 0.55 * layers, (0.45 * len(ranks) + 0.5) * len(routes) + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(routes), 2, squeeze=False, width_ratios=(1.8, 0.5 * layers))
+    for (picture, table), route in zip(axes, routes, strict=True):
+        picture.imshow(route.image)
+        picture.set(xticks=[], yticks=[])
+        picture.set_ylabel(route.name, fontsize="small")
+        shown = table.imshow(route.probabilities.T, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+        table.set_xticks(range(layers), [str(layer + 1) for layer in range(layers)])
+        table.set_yticks(range(len(ranks)), [f"rank {rank}" for rank in ranks])
+        for layer, expert in np.ndindex(route.probabilities.shape):
+            probability = route.probabilities[layer, expert]
+            color = "black" if probability > 0.6 else "white"
+            table.text(layer, expert, f"{probability:.2f}", ha="center", va="center", color=color, fontsize="x-small")
+            if expert in route.experts[layer]:
+                corner = (layer - 0.47, expert - 0.47)
+                table.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, edgecolor="tab:red", linewidth=2))
+    axes[-1, 1].set_xlabel("layer")
+    axes[0, 1].set_title("probability of each expert; chosen: framed", fontsize="small")
+    figure.colorbar(shown, ax=axes[:, 1], pad=0.01)
+    return figure

@@ -1,0 +1,239 @@
+"""Upscaling of many image files: in batches of one size, each on its own feet.
+
+A file that cannot be read, upscaled or written is reported, and the others go on. Whatever interrupts the run, each
+output is whole or absent, and the next run makes those that are absent.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jaxtyping import UInt
+
+from seemore_jax.data.images import (
+    MAX_PIXELS,
+    Header,
+    ImageError,
+    Picture,
+    can_hold_16_bits,
+    can_hold_alpha,
+    check_image_target,
+    check_sides,
+    read_header,
+    read_picture,
+    to_8_bits,
+    write_image,
+)
+from seemore_jax.errors import InputError
+from seemore_jax.inference.jobs import Job
+from seemore_jax.inference.upscaling import check_outscale, upscale_images
+from seemore_jax.network import SeemoRe
+
+# Of a batch, in LR pixels and in images: enough to keep a device busy, little beside what one large image takes.
+_BATCH_PIXELS = 2**18
+_BATCH_IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How files are upscaled.
+
+    Attributes:
+      outscale: another factor than the model's.
+      ensemble: average over eight flips and transposes.
+      flatten: lay transparent images on white.
+      eight_bit: write 16-bit images in 8 bits.
+      overwrite: make outputs again that exist.
+      max_pixels: refuse files that claim more.
+    """
+
+    outscale: float | None = None
+    ensemble: bool = False
+    flatten: bool = False
+    eight_bit: bool = False
+    overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+      job: the job.
+      status: whether the output was made, was there already, or failed.
+      before: width and height of the input in pixels, if it was read.
+      after: width and height of the output in pixels, if it was made.
+      error: what went wrong, in one line.
+    """
+
+    job: Job
+    status: Literal["made", "skipped", "failed"]
+    before: tuple[int, int] | None = None
+    after: tuple[int, int] | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without what does not apply."""
+        fields = {
+            "input": str(self.job.source),
+            "output": str(self.job.target) if self.status != "failed" else None,
+            "status": self.status,
+            "from": self.before,
+            "to": self.after,
+            "error": self.error,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def upscale_files(model: SeemoRe, jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
+    """Does the jobs; yields what became of each as soon as it is known, not in their order.
+
+    Raises:
+      InputError: `settings.outscale` does not fit the model.
+    """
+    check_outscale(settings.outscale, model.config.scale)
+    todo = []
+    for job in jobs:
+        if job.error is not None:
+            yield Outcome(job, "failed", error=job.error)
+        elif job.target.exists() and not settings.overwrite:
+            yield Outcome(job, "skipped")
+        else:
+            todo.append(job)
+    for batch, size in _batches(todo):
+        yield from _upscale_batch(model, batch, size, settings)
+
+
+def _batches(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
+    """Jobs whose files say that they are alike, and how many images their program takes at once.
+
+    Of one kind, all batches are equally large but for the last, so that they share a program.
+    """
+    alike: dict[Header | None, list[Job]] = defaultdict(list)
+    for job in jobs:
+        alike[read_header(job.source) if len(jobs) > 1 else None].append(job)
+    for header, same in alike.items():
+        fitting = _BATCH_PIXELS // (header.width * header.height) if header else 1
+        count = math.ceil(len(same) / min(max(fitting, 1), _BATCH_IMAGES))
+        length = math.ceil(len(same) / count)
+        for start in range(0, len(same), length):
+            yield same[start : start + length], length
+
+
+def _upscale_batch(model: SeemoRe, jobs: Sequence[Job], size: int, settings: Settings) -> Iterator[Outcome]:
+    # Headers do not tell everything, such as the orientation.
+    alike: dict[Any, list[tuple[Job, Picture]]] = defaultdict(list)
+    for job in jobs:
+        picture = _try(job, lambda job=job: _read(job, model.config.scale, settings))
+        if isinstance(picture, Outcome):
+            yield picture
+        else:
+            alike[picture.pixels.shape, picture.pixels.dtype].append((job, picture))
+    for pairs in alike.values():
+        # Powers of two, so that mixtures need few programs.
+        filled = size if len(alike) == 1 else 2 ** (len(pairs) - 1).bit_length()
+        yield from _upscale_alike(model, pairs, filled, settings)
+
+
+def _upscale_alike(
+    model: SeemoRe, pairs: Sequence[tuple[Job, Picture]], size: int, settings: Settings
+) -> Iterator[Outcome]:
+    """Upscales pictures of one shape and type together; one by one where memory does not suffice for that."""
+
+    def upscaled() -> list[np.ndarray]:
+        images = [picture.pixels for _, picture in pairs]
+        return upscale_images(model, images, outscale=settings.outscale, ensemble=settings.ensemble, batch_size=size)
+
+    results = _try(pairs[0][0], upscaled)
+    if isinstance(results, Outcome):
+        if len(pairs) == 1 and size == 1:
+            yield results
+        else:
+            for pair in pairs:
+                yield from _upscale_alike(model, [pair], 1, settings)
+        return
+    for (job, picture), result in zip(pairs, results, strict=True):
+        yield _try(job, lambda job=job, picture=picture, result=result: _write(job, picture, result, settings))
+
+
+def _try(job: Job, action: Any) -> Any:
+    """What the action returns, or the outcome of a job for which it failed, for reasons outside this program."""
+    try:
+        return action()
+    except InputError as error:
+        reason = str(error)
+    except OSError as error:
+        reason = f"{job.source}: {error.strerror or error}"
+    except MemoryError:
+        reason = f"{job.source}: out of memory"
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = f"{job.source}: out of memory on the device"
+    return Outcome(job, "failed", error=" ".join(reason.split()))
+
+
+def _read(job: Job, scale: int, settings: Settings) -> Picture:
+    """The picture of a job, after checking that its output can be written as it will be."""
+    picture = read_picture(job.source, settings.max_pixels)
+    pixels = picture.pixels
+    if _has_alpha(pixels) and not can_hold_alpha(job.target) and _is_opaque(pixels):
+        pixels = _without_alpha(pixels)  # nothing is lost
+    written = _reduce(pixels[:1, :1], settings)
+    if written.dtype == np.uint16 and not can_hold_16_bits(job.target):
+        raise ImageError(f"{job.source}: has 16 bits, which {job.target.suffix} cannot hold; --8bit reduces them to 8")
+    if _has_alpha(written) and not can_hold_alpha(job.target):
+        raise ImageError(
+            f"{job.source}: has transparency, which {job.target.suffix} cannot hold; --flatten lays it on white"
+        )
+    check_image_target(job.target, written)
+    height, width = (math.ceil(side * (settings.outscale or scale)) for side in pixels.shape[:2])
+    check_sides(job.target, width, height)
+    return dataclasses.replace(picture, pixels=pixels)
+
+
+def _write(job: Job, picture: Picture, upscaled: np.ndarray, settings: Settings) -> Outcome:
+    write_image(job.target, _reduce(upscaled, settings), picture.metadata)
+    return Outcome(job, "made", _size(picture.pixels), _size(upscaled))
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
+
+
+def _reduce(image: UInt[np.ndarray, "h w *c"], settings: Settings) -> UInt[np.ndarray, "h w *d"]:
+    """Flattens and rounds to 8 bits, as far as the settings ask for it."""
+    if settings.flatten and _has_alpha(image):
+        image = flatten(image)
+    return to_8_bits(image) if settings.eight_bit else image
+
+
+def flatten(image: UInt[np.ndarray, "h w c"]) -> UInt[np.ndarray, "h w *d"]:
+    """Lays an image with straight alpha, (H, W, 2) grey or (H, W, 4) RGB, on white; without alpha afterwards."""
+    peak = np.iinfo(image.dtype).max
+    alpha = image[..., -1:].astype(np.float32) / peak
+    color = np.round(image[..., :-1] * alpha + peak * (1 - alpha)).clip(0, peak).astype(image.dtype)
+    return color[..., 0] if color.shape[-1] == 1 else color
+
+
+def _has_alpha(image: np.ndarray) -> bool:
+    return image.shape[2:] in ((2,), (4,))
+
+
+def _is_opaque(image: np.ndarray) -> bool:
+    return bool((image[..., -1] == np.iinfo(image.dtype).max).all())
+
+
+def _without_alpha(image: np.ndarray) -> np.ndarray:
+    return image[..., 0] if image.shape[2] == 2 else image[..., :3]
+
+
+def summary(outcomes: Iterable[Outcome]) -> str:
+    """How many were made, skipped and failed."""
+    statuses = [outcome.status for outcome in outcomes]
+    return f"{statuses.count('made')} made, {statuses.count('skipped')} skipped, {statuses.count('failed')} failed"

@@ -1,0 +1,233 @@
+"""If these fail, one bad file costs others, an output is wrong or half, or a file is lost without a word."""
+
+import io
+import resource
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import seemore_jax as sj
+from seemore_jax.data.images import read_picture, write_image
+from seemore_jax.inference import folder as folder_module
+from seemore_jax.inference.folder import Outcome, Settings, flatten, summary, upscale_files
+from seemore_jax.inference.jobs import find_sources, name_jobs
+from tests.release import ported, release_model, zeros
+
+CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
+RNG = np.random.default_rng(0)
+HEIGHT, WIDTH = 9, 12
+RGB = RNG.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+RGBA = np.dstack([RGB, RGB[..., 0]])
+KIBI, MEBI = 2**10, 2**20
+
+
+@pytest.fixture(scope="module")
+def model() -> sj.SeemoRe:
+    return zeros(CONFIG)
+
+
+def run(model: sj.SeemoRe, source: Path, output: Path, extension: str = ".png", **settings: Any) -> list[Outcome]:
+    jobs = name_jobs(find_sources([str(source)], output), output, "_x2", extension)
+    return list(upscale_files(model, jobs, Settings(**settings)))
+
+
+def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
+    return {outcome.job.source.name: outcome for outcome in outcomes}
+
+
+def test_each_file_is_upscaled_as_if_alone(tmp_path: Path) -> None:
+    """Several types and channels in one folder, in batches."""
+    model = ported(release_model(CONFIG), CONFIG)
+    images: dict[str, np.ndarray] = {f"rgb{n}": np.roll(RGB, n, axis=0) for n in range(3)}
+    images |= {"grey": RGB[..., 0], "alpha": RGBA, "deep": RGB.astype(np.uint16) * 257}
+    for name, image in images.items():
+        write_image(tmp_path / "in" / f"{name}.png", image)
+    outcomes = run(model, tmp_path / "in", tmp_path / "out")
+    assert summary(outcomes) == "6 made, 0 skipped, 0 failed"
+    for name, image in images.items():
+        written, alone = read_picture(tmp_path / "out" / f"{name}_x2.png").pixels, sj.upscale(model, image)
+        assert (written.dtype, written.shape) == (alone.dtype, alone.shape)
+        assert np.abs(written.astype(int) - alone).max() <= np.iinfo(alone.dtype).max // 255
+
+
+def test_what_is_there_is_not_made_again(model: sj.SeemoRe, tmp_path: Path) -> None:
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.png", RGB)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a_x2.png").write_bytes(b"made before")
+    assert summary(run(model, tmp_path / "in", tmp_path / "out")) == "1 made, 1 skipped, 0 failed"
+    assert (tmp_path / "out" / "a_x2.png").read_bytes() == b"made before"
+    assert summary(run(model, tmp_path / "in", tmp_path / "out")) == "0 made, 2 skipped, 0 failed"
+    assert summary(run(model, tmp_path / "in", tmp_path / "out", overwrite=True)) == "2 made, 0 skipped, 0 failed"
+    assert read_picture(tmp_path / "out" / "a_x2.png").pixels.shape == (2 * HEIGHT, 2 * WIDTH, 3)
+
+
+def test_what_a_format_cannot_hold_is_refused_unless_it_is_given_up(model: sj.SeemoRe, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "alpha.png", RGBA)
+    write_image(tmp_path / "in" / "deep.png", RGB.astype(np.uint16) * 257)
+    write_image(tmp_path / "in" / "opaque.png", np.dstack([RGB, np.full((HEIGHT, WIDTH), 255, np.uint8)]))
+    refused = by_name(run(model, tmp_path / "in", tmp_path / "a", ".jpg"))
+    assert "--flatten" in str(refused["alpha.png"].error)
+    assert "--8bit" in str(refused["deep.png"].error)
+    assert refused["opaque.png"].status == "made"  # nothing is lost
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["opaque_x2.jpg"]
+    given_up = run(model, tmp_path / "in", tmp_path / "b", ".jpg", flatten=True, eight_bit=True)
+    assert summary(given_up) == "3 made, 0 skipped, 0 failed"
+    written = {path.stem: read_picture(path).pixels for path in (tmp_path / "b").iterdir()}
+    assert {(image.dtype.name, image.shape) for image in written.values()} == {("uint8", (18, 24, 3))}
+
+
+def test_flattening_lays_on_white() -> None:
+    image = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [0, 0, 0, 51]]], np.uint8)
+    np.testing.assert_array_equal(flatten(image), [[[255, 255, 255], [10, 20, 30], [204, 204, 204]]])
+    np.testing.assert_array_equal(flatten(np.array([[[100, 0], [100, 65535]]], np.uint16)), [[65535, 100]])
+
+
+def test_sides_that_the_format_lacks_are_found_before_computing(
+    model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "upscale_images", pytest.fail)
+    write_image(tmp_path / "in" / "long.png", np.zeros((1, 8192, 3), np.uint8))
+    outcome = run(model, tmp_path / "in", tmp_path / "out", ".webp")[0]
+    assert "too large for .webp" in str(outcome.error)
+
+
+def test_a_batch_that_does_not_fit_is_taken_apart(
+    model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upscale_images = folder_module.upscale_images
+
+    def little_memory(model: sj.SeemoRe, images: list[np.ndarray], **options: Any) -> list[np.ndarray]:
+        if len(images) > 1 or images[0].max() == 7:
+            raise MemoryError
+        return upscale_images(model, images, **options)
+
+    monkeypatch.setattr(folder_module, "upscale_images", little_memory)
+    for name, image in {"a": RGB, "b": np.full_like(RGB, 7), "c": RGB}.items():
+        write_image(tmp_path / "in" / f"{name}.png", image)
+    outcomes = by_name(run(model, tmp_path / "in", tmp_path / "out"))
+    assert [outcomes[f"{name}.png"].status for name in "abc"] == ["made", "failed", "made"]
+    assert "out of memory" in str(outcomes["b.png"].error)
+
+
+def test_a_full_disk_costs_no_other_file(model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, *arguments: Any) -> None:
+        if path.name.startswith("a"):
+            raise OSError(28, "No space left on device")
+        write_image(path, *arguments)
+
+    monkeypatch.setattr(folder_module, "write_image", write)
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.png", RGB)
+    outcomes = by_name(run(model, tmp_path / "in", tmp_path / "out"))
+    assert "No space left" in str(outcomes["a.png"].error)
+    assert outcomes["b.png"].status == "made"
+
+
+def encoded(image: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, kind, **options)
+    return file.getvalue()
+
+
+def sixteen_bit_tiff(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, image, photometric="rgb", compression="zlib")
+    return file.getvalue()
+
+
+def claiming(png: bytes, width: int, height: int) -> bytes:
+    header = png[12:16] + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+DEEP = RGB.astype(np.uint16) * 257
+PALETTE = Image.fromarray(RGB).quantize(8)
+GOOD: dict[str, Callable[[], bytes]] = {
+    "rgb.png": lambda: encoded(RGB, "PNG"),
+    "rgb.jpg": lambda: encoded(RGB, "JPEG"),
+    "rgb.webp": lambda: encoded(RGB, "WEBP"),
+    "rgb.tiff": lambda: encoded(RGB, "TIFF", compression="tiff_lzw"),
+    "rgb.bmp": lambda: encoded(RGB, "BMP"),
+    "deep.png": lambda: bytes(imagecodecs.png_encode(DEEP)),
+    "deep.tiff": lambda: sixteen_bit_tiff(DEEP),
+    "deep-grey.png": lambda: bytes(imagecodecs.png_encode(DEEP[..., 0].copy())),
+    "palette.png": lambda: encoded(PALETTE, "PNG", transparency=0),
+    "cmyk.jpg": lambda: encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG"),
+    "grey-alpha.png": lambda: encoded(RGBA[..., 2:], "PNG"),
+    "alpha.webp": lambda: encoded(RGBA, "WEBP", lossless=True),
+    "wrong-1.jpg": lambda: encoded(RGB, "PNG"),
+    "wrong-2.tiff": lambda: encoded(RGB, "JPEG"),
+    "wrong-3.png": lambda: sixteen_bit_tiff(DEEP),
+    "1x1.png": lambda: encoded(RGB[:1, :1], "PNG"),
+    "5000x1.png": lambda: encoded(np.zeros((1, 5000), np.uint8), "PNG"),
+    "1x5000.bmp": lambda: encoded(np.zeros((5000, 1), np.uint8), "BMP"),
+}
+FRAMES = [Image.fromarray(np.roll(RGB, n, axis=0)) for n in range(3)]
+BAD: dict[str, Callable[[], bytes]] = {
+    "empty.png": lambda: b"",
+    "empty.webp": lambda: b"",
+    "text.jpg": lambda: b"this is no picture\n" * 20,
+    "signature.png": lambda: b"\x89PNG\r\n\x1a\n",
+    "animated.webp": lambda: encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
+    "animated.png": lambda: encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
+    "pages.tiff": lambda: encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
+    "float.tiff": lambda: encoded(RGB[..., 0].astype(np.float32), "TIFF"),
+    "script.bmp": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
+    "claim-8.png": lambda: claiming(encoded(RGB, "PNG"), 100_000, 100_000),
+    "claim-16.png": lambda: claiming(bytes(imagecodecs.png_encode(DEEP)), 100_000, 100_000),
+    "claim.bmp": lambda: b"".join(
+        [encoded(RGB, "BMP")[:18], struct.pack("<ii", 100_000, 100_000), encoded(RGB, "BMP")[26:]]
+    ),
+}
+
+
+def write_odd_inputs(place: Path) -> int:
+    """200 files: good ones, bad ones, and good ones cut at random points or with changed bytes."""
+    (place / "sub").mkdir(parents=True)
+    for name, encode in (GOOD | BAD).items():
+        (place / name).write_bytes(encode())
+    (place / "folder.png").mkdir()
+    damaged = [name for name in GOOD if not name[0].isdigit()]
+    for number in range(200 - len(GOOD) - len(BAD)):
+        name = damaged[number % len(damaged)]
+        content = bytearray(GOOD[name]())
+        if number % 5:
+            content = content[: RNG.integers(0, len(content))]
+        else:  # behind the header, so that it stays a claim of the same size
+            content[RNG.integers(min(64, len(content) - 1), len(content))] ^= 0x55
+        (place / "sub" / f"{number:03}-{name}").write_bytes(content)
+    return 200
+
+
+def test_200_damaged_or_odd_inputs(model: sj.SeemoRe, tmp_path: Path) -> None:
+    """Each is upscaled or refused with one line; nothing else is lost, and memory stays bounded."""
+    count = write_odd_inputs(tmp_path / "in")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcomes = run(model, tmp_path / "in", tmp_path / "out")
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * KIBI < 1000 * MEBI
+    assert len(outcomes) == len({outcome.job.source for outcome in outcomes}) == count
+    named = by_name(outcomes)
+    assert {name for name in GOOD if named[name].status != "made"} == set()
+    assert {name for name in BAD if named[name].status != "failed"} == set()
+    assert all("--max_pixels" in str(named[name].error) for name in BAD if name.startswith("claim"))
+    made = [outcome for outcome in outcomes if outcome.status == "made"]
+    for outcome in made:
+        assert outcome.before is not None
+        shape = read_picture(outcome.job.target).pixels.shape
+        assert (shape[1], shape[0]) == outcome.after == (2 * outcome.before[0], 2 * outcome.before[1])
+    for outcome in outcomes:
+        assert (outcome.error is None) == (outcome.status == "made")
+        assert outcome.error is None or (str(outcome.job.source) in outcome.error and "\n" not in outcome.error)
+    files = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert files == {outcome.job.target for outcome in made}
+    deep = [named[name].job.target for name in ("deep.png", "deep.tiff", "deep-grey.png")]
+    assert all(read_picture(path).pixels.dtype == np.uint16 for path in deep)
