@@ -16,6 +16,7 @@ def network_config(config: ConfigDict) -> SeemoReConfig:
         compute_dtype=config.compute_dtype,
         precision=config.precision,
         rematerialize=config.rematerialize,
+        implementation=config.implementation,
     )
 
 

@@ -1,14 +1,19 @@
 """Checkpoints of a training run: written while it goes on, restored exactly, damaged ones passed over."""
 
+import functools
 import logging
-from pathlib import Path
+import sys
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from seemore_jax.errors import InputError
+from seemore_jax.files import AnyPath, on_disk
+from seemore_jax.training.distributed import meet
 from seemore_jax.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
@@ -20,7 +25,7 @@ class Checkpoints:
     All processes of a run call every method together.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: AnyPath, keep: int) -> None:
         preservation = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(keep),
@@ -29,17 +34,24 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=preservation, cleanup_tmp_directories=True)
         try:
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = ocp.CheckpointManager(folder.absolute() if on_disk(folder) else folder, options=options)
         except OSError as error:
             raise InputError(f"{folder}: checkpoints cannot be written here: {error.strerror or error}") from error
 
     def save(self, state: TrainState, psnr: float | None) -> None:
-        """Starts writing the state, under its step; the state may be donated as soon as this returns."""
+        """Starts writing the state, under its step; the state may be donated as soon as this returns.
+
+        Raises:
+          OSError: the checkpoint before this one could not be written.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         metrics = None if psnr is None else {"psnr": psnr}
-        self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
+        except ValueError as error:  # what TensorStore makes of a full disk
+            raise OSError(f"{self._manager.directory}: {_one_line(error)}") from error
 
     def restore_latest(self, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState | None:
         """The newest state that can be read, of the shapes of `like`, laid out by `sharding`; None if there is none.
@@ -50,32 +62,61 @@ class Checkpoints:
         Raises:
           InputError: there are checkpoints, but none can be read.
         """
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            jax.eval_shape(_storable, like),
-        )
-        damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-            except Exception as error:  # Orbax and its storage raise nearly anything on damaged files.
-                damaged[step] = _one_line(error)
-                _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, damaged[step])
-                continue
-            for unreadable in damaged:
-                self._manager.delete(unreadable)
-            return _from_storable(restored)
-        if damaged:
+        fields = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(_storable, like))
+        read = False
+        # Process 0 reads, and the others get from it what it read: each for itself might find another one damaged.
+        if jax.process_index() == 0:
+            found = self._read_newest(fields)
+            read, fields = found is not None, found or fields
+        meet("checkpoint read")
+        read, fields = multihost_utils.broadcast_one_to_all((np.asarray(read, np.int32), fields))
+        steps = sorted(self._manager.all_steps())
+        if not read:
+            if not steps:
+                return None
             raise InputError(
-                f"{self._manager.directory}: none of the checkpoints {sorted(damaged)} can be read "
-                f"({next(iter(damaged.values()))}); remove the folder to start from the beginning"
+                f"{self._manager.directory}: none of the checkpoints {steps} can be read; "
+                "remove the folder to start from the beginning"
             )
+        for step in steps:
+            if step > fields["step"]:
+                self._manager.delete(step)
+        return jax.jit(_from_storable, out_shardings=sharding)(fields)
+
+    def _read_newest(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest readable checkpoint, in arrays of NumPy, read by this process alone."""
+        _ignore_reads_that_end_late()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="reading"
+        )
+        options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+        with ocp.CheckpointManager(self._manager.directory, options=options) as reader:
+            for step in sorted(reader.all_steps(), reverse=True):
+                try:
+                    return reader.restore(step, args=ocp.args.StandardRestore(like))
+                except Exception as error:  # Orbax and its storage raise nearly anything on damaged files.
+                    _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _one_line(error))
         return None
 
     def close(self) -> None:
         """Waits until everything is written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+@functools.cache  # once for each process
+def _ignore_reads_that_end_late() -> None:
+    """Leaves out what Python would print for each array that was still being read when one failed.
+
+    Orbax closes its event loop on the first failure; the other reads find it closed, hundreds of them.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _psnr(metrics: Any) -> float:

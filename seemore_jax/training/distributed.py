@@ -1,16 +1,28 @@
-"""Joining the processes of a run: on TPU pods, SLURM and Kubernetes from the environment, elsewhere from flags."""
+"""The processes of a run: how they join, by environment, cluster or flags, and how they wait for one another."""
 
+import faulthandler
+import itertools
 import os
+from typing import Any
 
 import jax
 
 from seemore_jax.errors import InputError
 
-# How long a process may be silent before the others give up on it. The default is 100 s.
-HEARTBEAT_TIMEOUT_SECONDS = 20
+# How long a process may be silent before JAX ends the others, by abort; the default is 100 s. The watch over the
+# processes comes first, and says which one is lost: this is for when process 0 itself is.
+HEARTBEAT_TIMEOUT_SECONDS = 30
 
 
-def join_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+# How long a process waits for one that compiles, reads or prepares. A lost one the watch sees long before.
+MEETING_TIMEOUT_SECONDS = 24 * 3600
+
+_MEETINGS = itertools.count()
+
+
+def join_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, cluster: bool = False
+) -> None:
     """Connects this process with the others of its run; does nothing for a run of one process.
 
     Args:
@@ -18,13 +30,15 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         environment.
       num_processes: how many processes there are; with `coordinator`.
       process_id: which of them this is, from 0; with `coordinator`.
+      cluster: there are others even if the environment does not say so. The hosts of a Cloud TPU VM slice, say, learn
+        it from the metadata server, which is not asked otherwise: elsewhere it would take a while to find none.
 
     Raises:
       InputError: only some of the three are given, they make no sense, or the others cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given):
-        if _launched_by_a_cluster():
+        if cluster or _launched_by_a_cluster():
             _initialize()
         return
     if coordinator is None or num_processes is None or process_id is None:
@@ -33,6 +47,22 @@ def join_processes(coordinator: str | None, num_processes: int | None, process_i
         raise InputError(f"--process_id must be in 0 … {num_processes - 1}, not {process_id}")
     if num_processes > 1:
         _initialize(coordinator_address=coordinator, num_processes=num_processes, process_id=process_id)
+
+
+def meet(reason: str) -> None:
+    """Returns when all processes of the run have come here; all call it in the same order.
+
+    Before a collective that some may reach much later than others: on CPUs, collectives give up after 30 s.
+    """
+    if (client := coordination_client()) is not None:
+        client.wait_at_barrier(f"seemore/{next(_MEETINGS)} {reason}", MEETING_TIMEOUT_SECONDS * 1000)
+
+
+def coordination_client() -> Any:
+    """This process's client of JAX's coordination service, for which JAX has no public name; None if it is alone."""
+    from jax._src.distributed import global_state
+
+    return global_state.client
 
 
 def _launched_by_a_cluster() -> bool:
@@ -48,3 +78,6 @@ def _initialize(**arguments: object) -> None:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS, **arguments)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
         raise InputError(f"cannot join the other processes: {' '.join(str(error).split())[:200]}") from error
+    # JAX ends a process that lost another one by an abort. On an abort, the handler that absl switches on prints the
+    # stacks of threads that still run, and may crash over it: then the status would be that of the crash.
+    faulthandler.disable()

@@ -3,36 +3,40 @@
 import contextlib
 import dataclasses
 import signal
-from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from seemore_jax.data.device_tiles import plan_tiles
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.data.pipeline import open_dataset, training_batches
+from seemore_jax.data.pipeline import open_dataset
 from seemore_jax.data.preparation import prepare
 from seemore_jax.errors import InputError
 from seemore_jax.experiment import check_training, network_config
+from seemore_jax.files import AnyPath, local_copy, replacing
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, save
 from seemore_jax.training.checkpoints import Checkpoints
+from seemore_jax.training.distributed import meet
+from seemore_jax.training.feed import open_feed
 from seemore_jax.training.interruption import stop_request
 from seemore_jax.training.optimizer import learning_rate, make_optimizer
 from seemore_jax.training.progress import Progress
 from seemore_jax.training.records import Records, write_setup
 from seemore_jax.training.step import TrainState, initial_state, make_mesh, make_train_step, replicated, to_devices
 from seemore_jax.training.validation import Validation
+from seemore_jax.training.watch import Watch
 
 
-def train(config: ConfigDict, workdir: Path) -> int:
+def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> int:
     """Trains, or goes on training, until `config.num_steps` or a signal.
 
     Writes into `workdir`: `checkpoints/`, `weights/step_*.safetensors` at each validation and
     `weights/final.safetensors` at the end, `tensorboard/`, `history.jsonl`, `curves.png`, `config.json` and
-    `versions.json`. All processes of a run call it together, with a workdir that all of them see.
+    `versions.json`. All processes of a run call it together, with a workdir that all of them see; `watch` is told
+    how far this one is.
 
     Returns:
       The exit status: 0 when all steps are done, 128 + the signal's number after a signal.
@@ -46,12 +50,15 @@ def train(config: ConfigDict, workdir: Path) -> int:
     validation_sets = find_image_sets(config.validation, config.scale)
     _prepare_if_asked(config)
     source = open_dataset(config.dataset, config.data_dir, config.scale)
+    mesh = make_mesh()
+    plan = None
+    if config.data_on_device:
+        plan = plan_tiles(source, mesh, scale=config.scale, patch_size=config.patch_size)
     is_first = jax.process_index() == 0
     if is_first:
         write_setup(workdir, config)
 
     # 2. The network, and the state where the run goes on.
-    mesh = make_mesh()
     optimizer = make_optimizer(config)
     graph, abstract = nnx.split(SeemoRe.abstract(network_config(config)))
 
@@ -67,18 +74,17 @@ def train(config: ConfigDict, workdir: Path) -> int:
         done = int(state.step)
 
         # 3. What feeds it, advances it, and watches it.
-        batches = training_batches(
-            source,
-            scale=config.scale,
-            patch_size=config.patch_size,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            first_step=done,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            num_workers=config.num_workers,
+        feed = open_feed(config, source, plan, mesh, done)
+        step = None
+        jitted_step = make_train_step(
+            graph,
+            optimizer,
+            mesh,
+            accumulate=config.accumulate,
+            ema_decay=config.ema_decay,
+            fetch=feed.fetch,
+            first_spec=feed.first_spec,
         )
-        step = make_train_step(graph, optimizer, mesh, accumulate=config.accumulate, ema_decay=config.ema_decay)
         validation = Validation(validation_sets, config.scale, graph, mesh) if validation_sets else None
         records = Records(workdir, done) if is_first else None
         if records:
@@ -95,12 +101,19 @@ def train(config: ConfigDict, workdir: Path) -> int:
         request = cleanup.enter_context(stop_request())
         if done:
             progress.say(f"going on from step {done}")
+        if plan:
+            progress.say(str(plan))
 
         # 4. The loop.
         while done < config.num_steps and not progress.stop_requested:
-            batch = next(batches)
+            first, second = next(feed.inputs)
+            if watch:
+                watch.begins(done + 1)
             stop = np.full(jax.local_device_count(), request.signal != 0, np.float32)
-            state, metrics = step(state, *(to_devices(mesh, rows) for rows in (batch.lr, batch.hr, stop)))
+            if step is None:
+                step = jitted_step.lower(state, first, second, to_devices(mesh, stop)).compile()
+                meet("compiled")
+            state, metrics = step(state, first, second, to_devices(mesh, stop))
             done += 1
             progress.add(done, metrics)
             last = done == config.num_steps
@@ -112,6 +125,8 @@ def train(config: ConfigDict, workdir: Path) -> int:
                     psnr = _validate(validation, state, done, progress, records)
                     _export(graph, state, workdir / "weights" / f"step_{done:08d}.safetensors")
                 checkpoints.save(state, psnr)
+                if records:
+                    records.upload()
 
         if done < config.num_steps:
             # All processes stop after the same step; those that got no signal themselves report the usual one.
@@ -127,7 +142,7 @@ def _prepare_if_asked(config: ConfigDict) -> None:
     if config.sources:
         if jax.process_index() == 0:
             prepare(config.dataset, config.data_dir, scales=(config.scale,), sources=tuple(config.sources))
-        multihost_utils.sync_global_devices("dataset prepared")
+        meet("dataset prepared")
 
 
 def _first_parameters(config: ConfigDict) -> nnx.State:
@@ -139,7 +154,8 @@ def _first_parameters(config: ConfigDict) -> nnx.State:
     expected = network_config(config)
     if not config.init_from:
         return nnx.state(SeemoRe(expected, rngs=nnx.Rngs(config.seed)), nnx.Param)
-    start = load(config.init_from)
+    with local_copy(config.init_from) as path:
+        start = load(path)
     found = {**start.config.to_dict(), "scale": expected.scale}
     differing = [field for field, value in expected.to_dict().items() if found[field] != value]
     if differing:
@@ -167,7 +183,8 @@ def _validate(
     return float(np.mean([s.psnr for s in scores.values()]))
 
 
-def _export(graph: nnx.GraphDef[SeemoRe], state: TrainState, path: Path) -> None:
+def _export(graph: nnx.GraphDef[SeemoRe], state: TrainState, path: AnyPath) -> None:
     """Writes weights that `load` reads; on the first process."""
     if jax.process_index() == 0:
-        save(nnx.merge(graph, state.best_parameters), path)
+        with replacing(path) as temporary:
+            save(nnx.merge(graph, state.best_parameters), temporary)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tensorboardX import SummaryWriter
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import Scores
-from seemore_jax.files import replacing
+from seemore_jax.files import AnyPath, on_disk, replacing
 from seemore_jax.training.step import Metrics
 from seemore_jax.training.validation import Example
 from seemore_jax.version import __version__
@@ -27,17 +28,20 @@ class Records:
     """The records of a run in `workdir`. Only process 0 has them.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder. If it is in an object store, to which nothing can be appended, the records are
+        written into a temporary folder, and `upload` copies them.
       first_step: where the run goes on; records of later steps, from before an interruption, are dropped.
     """
 
-    def __init__(self, workdir: Path, first_step: int) -> None:
+    def __init__(self, workdir: AnyPath, first_step: int) -> None:
         self._workdir = workdir
-        self._history = workdir / "history.jsonl"
-        kept = [entry for entry in read_history(self._history) if entry["step"] <= first_step]
+        self._temporary = None if on_disk(workdir) else tempfile.TemporaryDirectory()
+        self._local = Path(self._temporary.name if self._temporary else workdir)
+        self._history = self._local / "history.jsonl"
+        kept = [entry for entry in read_history(workdir / "history.jsonl") if entry["step"] <= first_step]
         with replacing(self._history) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._board = SummaryWriter(str(self._local / "tensorboard"), purge_step=first_step + 1)
 
     def training(self, step: int, metrics: Metrics, learning_rate: float, images_per_second: float) -> None:
         """The figures of one step."""
@@ -68,8 +72,23 @@ class Records:
         self._board.close()
         history = read_history(self._history)
         if history:
-            with replacing(self._workdir / "curves.png") as temporary:
+            with replacing(self._local / "curves.png") as temporary:
                 curves(history).savefig(temporary, dpi=100)
+        self.upload()
+        if self._temporary:
+            self._temporary.cleanup()
+
+    def upload(self) -> None:
+        """Copies the records to an object store; on disk they are where they belong.
+
+        To be called with each checkpoint: a run that goes on from there has the records up to there.
+        """
+        if self._temporary:
+            self._board.flush()
+            for file in self._local.rglob("*"):
+                if file.is_file():
+                    target = self._workdir / file.relative_to(self._local).as_posix()
+                    target.write_bytes(file.read_bytes())
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -78,7 +97,7 @@ class Records:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
 
 
-def read_history(path: Path) -> list[dict[str, float]]:
+def read_history(path: AnyPath) -> list[dict[str, float]]:
     """The entries of a history; a last line cut off by an interruption is left out."""
     if not path.exists():
         return []
@@ -107,7 +126,7 @@ def curves(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def write_setup(workdir: Path, config: ConfigDict) -> None:
+def write_setup(workdir: AnyPath, config: ConfigDict) -> None:
     """Writes `config.json` and `versions.json`.
 
     Raises:

@@ -17,6 +17,8 @@ from seemore_jax.network import SeemoRe
 from seemore_jax.training.loss import LossTerms, loss_terms
 
 BATCH_AXIS = "data"
+# How a batch lies on the mesh: each device has its rows.
+SPLIT = P(BATCH_AXIS)
 
 
 class TrainState(NamedTuple):
@@ -58,10 +60,8 @@ class Metrics(NamedTuple):
     stop: Float[Array, ""]
 
 
-TrainStep = Callable[
-    [TrainState, UInt8[Array, "n p p 3"], UInt8[Array, "n sp sp 3"], Float[Array, " devices"]],
-    tuple[TrainState, Metrics],
-]
+# Makes LR and HR patches of whatever stands in their place.
+Fetch = Callable[[Any, Any], tuple[UInt8[Array, "n p p 3"], UInt8[Array, "n sp sp 3"]]]
 
 
 def make_mesh() -> Mesh:
@@ -76,7 +76,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_over_batch(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: each device has its rows."""
-    return NamedSharding(mesh, P(BATCH_AXIS))
+    return NamedSharding(mesh, SPLIT)
 
 
 def to_devices(mesh: Mesh, rows: np.ndarray) -> Array:
@@ -109,7 +109,9 @@ def make_train_step(
     *,
     accumulate: int = 1,
     ema_decay: float = 0.0,
-) -> TrainStep:
+    fetch: Fetch | None = None,
+    first_spec: P = SPLIT,
+) -> jax.stages.Wrapped:
     """The compiled step: (state, lr, hr, stop requests) to (next state, metrics). The state is donated.
 
     Network and loss run on each device by itself, inside `shard_map`: partitioned automatically, the FFT and
@@ -121,34 +123,41 @@ def make_train_step(
       optimizer: applied to the mean gradient.
       mesh: the devices.
       accumulate: pieces into which each device's share of the batch is cut, one after the other, to save memory.
-      ema_decay: of the moving average, if the state has one.
+      ema_decay: of the moving average, if the state has one; it begins at 0.1 and grows with the steps t as
+        (1 + t) / (10 + t).
+      fetch: on each device, makes (lr, hr) of the two arguments that stand in their place, such as stored tiles and
+        where to cut.
+      first_spec: how the first of those two lies on the mesh.
     """
 
     def mean_gradients(
-        parameters: nnx.State, lr: Array, hr: Array, stop: Array
+        parameters: nnx.State, first: Any, second: Any, stop: Array
     ) -> tuple[nnx.State, tuple[LossTerms, Array], Array]:
+        lr, hr = fetch(first, second) if fetch else (first, second)
         gradients, reported = _accumulated_gradients(graph, parameters, lr, hr, accumulate)
         packed, unpack = ravel_pytree((gradients, reported, stop[0]))
         return unpack(jax.lax.pmean(packed, BATCH_AXIS))
 
-    split = P(BATCH_AXIS)
     on_each_device = jax.shard_map(
-        mean_gradients, mesh=mesh, in_specs=(P(), split, split, split), out_specs=P(), check_vma=False
+        mean_gradients, mesh=mesh, in_specs=(P(), first_spec, SPLIT, SPLIT), out_specs=P(), check_vma=False
     )
 
-    def step(state: TrainState, lr: Array, hr: Array, stop: Array) -> tuple[TrainState, Metrics]:
-        gradients, (loss, usage), stop = on_each_device(state.parameters, lr, hr, stop)
+    def step(state: TrainState, first: Any, second: Any, stop: Array) -> tuple[TrainState, Metrics]:
+        gradients, (loss, usage), stop = on_each_device(state.parameters, first, second, stop)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         average = state.average
         if average is not None:
-            average = optax.incremental_update(parameters, average, 1 - ema_decay)
+            # Less weight on the past at first: it holds the initial parameters, which are random.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            average = optax.incremental_update(parameters, average, 1 - decay)
         next_state = TrainState(state.step + 1, parameters, average, optimizer_state, state.key)
         return next_state, Metrics(loss, optax.tree.norm(gradients), usage, stop)
 
     whole = replicated(mesh)
     rows = split_over_batch(mesh)
-    return jax.jit(step, in_shardings=(whole, rows, rows, rows), out_shardings=(whole, whole), donate_argnums=0)
+    shardings = (whole, NamedSharding(mesh, first_spec), rows, rows)
+    return jax.jit(step, in_shardings=shardings, out_shardings=(whole, whole), donate_argnums=0)
 
 
 def _accumulated_gradients(

@@ -5,22 +5,33 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import seemore_jax as sj
-from seemore_jax.data import write_image
-from seemore_jax.data.preparation import prepare
 from seemore_jax.training.loop import train
 from tests.training import tiny_config
-from tests.training.runs import checkpoint_steps, finish, losses, newest_state, start, start_together
+from tests.training.runs import (
+    ROOT,
+    checkpoint_steps,
+    damage,
+    finish,
+    losses,
+    newest_state,
+    random_dataset,
+    start,
+    start_together,
+    wait_for,
+)
 
-# They share the run that was not interrupted.
-pytestmark = pytest.mark.xdist_group("runs")
+# Each checkpoint takes time; where nothing depends on their number there are few.
+FEW = "checkpoint_every=10"
 
 # More kills for a longer test: SEEMORE_KILLS=10.
 KILLS = int(os.environ.get("SEEMORE_KILLS", "2"))
@@ -29,10 +40,7 @@ KILLS = int(os.environ.get("SEEMORE_KILLS", "2"))
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for number in range(4):
-        write_image(folder / "images" / f"{number}.png", rng.integers(0, 256, (96, 80, 3), dtype=np.uint8))
-    prepare("image_folder", folder, scales=(2,), sources=[folder / "images"])
+    random_dataset(folder)
     return folder
 
 
@@ -40,15 +48,21 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def uninterrupted(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 30 steps in one go, on one device."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
-    ((status, output),) = finish(start(workdir, data_dir))
+    ((status, output),) = finish(start(workdir, data_dir, FEW))
     assert status == 0, output
     return workdir
 
 
+def tiny(data_dir: Path, **fields: Any) -> ConfigDict:
+    """What `start` trains, for a run in this process."""
+    config = tiny_config.get_config()
+    config.data_dir = str(data_dir)
+    config.update(fields)
+    return config
+
+
 def wait_for_first_loss(workdir: Path, process: subprocess.Popen[str]) -> None:
-    while not (workdir / "history.jsonl").exists() or not losses(workdir):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
+    wait_for(lambda: bool(losses(workdir)), process)
 
 
 def assert_same_run(workdir: Path, expected: Path) -> None:
@@ -65,26 +79,26 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
 
 def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert list(losses(uninterrupted)) == list(range(1, 31))
-    assert checkpoint_steps(uninterrupted) == [24, 27, 30]
+    assert checkpoint_steps(uninterrupted) == [10, 20, 30]
     for name in ("config.json", "versions.json", "curves.png", "tensorboard"):
         assert (uninterrupted / name).exists()
     model = sj.load(uninterrupted / "weights" / "final.safetensors")
     assert model.config.embedding_dim == 8
 
 
+def kill_after_the_next_checkpoint(workdir: Path, process: subprocess.Popen[str], seconds: float) -> None:
+    before = checkpoint_steps(workdir)[-1:]
+    wait_for(lambda: checkpoint_steps(workdir)[-1:] != before, process)
+    time.sleep(seconds)
+    process.kill()
+    finish(process)
+
+
 def test_killed_at_random_moments_it_ends_the_same(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     for _ in range(KILLS):
-        process = start(tmp_path, data_dir)
-        before = checkpoint_steps(tmp_path)[-1:]
-        deadline = time.monotonic() + 120
-        # Somewhere after the next checkpoint has begun to matter.
-        while checkpoint_steps(tmp_path)[-1:] == before and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.3))
-        process.kill()
-        finish(process)
-    ((status, output),) = finish(start(tmp_path, data_dir))
+        kill_after_the_next_checkpoint(tmp_path, start(tmp_path, data_dir), rng.uniform(0, 0.3))
+    ((status, output),) = finish(start(tmp_path, data_dir, FEW))
     assert status == 0, output
     assert_same_run(tmp_path, uninterrupted)
 
@@ -97,7 +111,7 @@ def test_sigterm_saves_and_exits_with_143(data_dir: Path, uninterrupted: Path, t
     stopped_at = checkpoint_steps(tmp_path)
     assert status == 143, output
     assert len(stopped_at) == 1
-    ((status, output),) = finish(start(tmp_path, data_dir))
+    ((status, output),) = finish(start(tmp_path, data_dir, FEW))
     assert status == 0, output
     assert f"going on from step {stopped_at[0]}" in output
     assert_same_run(tmp_path, uninterrupted)
@@ -105,25 +119,23 @@ def test_sigterm_saves_and_exits_with_143(data_dir: Path, uninterrupted: Path, t
 
 def test_a_damaged_checkpoint_is_passed_over(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
-    for file in (tmp_path / "run" / "checkpoints" / "30" / "default").rglob("*"):
-        if file.is_file() and file.name != "_METADATA":
-            file.write_bytes(file.read_bytes()[:10])
-    ((status, output),) = finish(start(tmp_path / "run", data_dir))
+    damage(tmp_path / "run" / "checkpoints", 30)
+    ((status, output),) = finish(start(tmp_path / "run", data_dir, FEW))
     assert status == 0, output
     assert "checkpoint 30 cannot be read and is passed over" in output
-    assert "going on from step 27" in output
+    assert "going on from step 20" in output
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
 def test_without_any_readable_checkpoint_it_says_so(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
-    for file in (tmp_path / "run" / "checkpoints").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(b"")
+    for step in (10, 20, 30):
+        damage(tmp_path / "run" / "checkpoints", step)
+    # In a process of its own: what Orbax reads may go on after it has failed, and would be heard of in a later test.
     ((status, output),) = finish(start(tmp_path / "run", data_dir))
-    assert status == 2
-    assert "none of the checkpoints [24, 27, 30] can be read" in output
-    assert checkpoint_steps(tmp_path / "run") == [24, 27, 30]
+    assert status == 2, output
+    assert "none of the checkpoints [10, 20, 30] can be read" in output.splitlines()[-1]
+    assert checkpoint_steps(tmp_path / "run") == [10, 20, 30]
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(data_dir: Path, tmp_path: Path) -> None:
@@ -151,11 +163,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(data_
 def test_wrong_configurations_are_refused_in_one_line(
     data_dir: Path, tmp_path: Path, fields: dict[str, Any], complaint: str
 ) -> None:
-    config = tiny_config.get_config()
-    config.data_dir = str(data_dir)
-    config.update(fields)
     with pytest.raises(sj.InputError, match=complaint) as raised:
-        train(config, tmp_path / "run")
+        train(tiny(data_dir, **fields), tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "weights").exists()
 
@@ -169,7 +178,7 @@ def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterr
         assert status == 143, output
     (stopped_at,) = checkpoint_steps(tmp_path)
     assert stopped_at < 30
-    ((status, output),) = finish(start(tmp_path, data_dir, devices=4))
+    ((status, output),) = finish(start(tmp_path, data_dir, FEW, devices=4))
     assert status == 0, output
     expected, mixed = losses(uninterrupted), losses(tmp_path)
     assert mixed.keys() == expected.keys()
@@ -177,17 +186,68 @@ def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterr
         assert mixed[step] == pytest.approx(loss, rel=1e-5), step
 
 
+def test_data_on_the_device_changes_nothing(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """Not even after an interruption."""
+    process = start(tmp_path, data_dir, "data_on_device=True", "checkpoint_every=100")
+    wait_for_first_loss(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    ((status, output),) = finish(process)
+    assert status == 143, output
+    ((status, output),) = finish(start(tmp_path, data_dir, "data_on_device=True"))
+    assert status == 0, output
+    assert "data on the device: 4 tiles" in output
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_data_on_the_devices_of_two_processes(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    together = start_together(tmp_path, data_dir, "data_on_device=True", processes=2, devices=2)
+    for status, output in finish(*together):
+        assert status == 0, output
+    for step, loss in losses(uninterrupted).items():
+        assert losses(tmp_path)[step] == pytest.approx(loss, rel=1e-5), step
+
+
+_SPLIT = """
+import sys
+from pathlib import Path
+from seemore_jax.data import device_tiles
+from seemore_jax.training.loop import train
+from tests.training import tiny_config
+
+device_tiles._free_memory = lambda: 200_000  # four tiles of 96×80 in half of it, with their LR tiles, do not fit
+config = tiny_config.get_config()
+config.data_dir, config.data_on_device, config.num_steps = sys.argv[2], True, 6
+sys.exit(train(config, Path(sys.argv[1])))
+"""
+
+
+def test_data_split_over_devices_goes_on_as_well(data_dir: Path, tmp_path: Path) -> None:
+    def run(workdir: Path) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        command = [sys.executable, "-c", _SPLIT, str(workdir), str(data_dir)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert "on each of 4 devices; split, each draws from its own share" in run(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "checkpoints" / "6")
+    assert "going on from step 3" in run(tmp_path / "other")
+    assert len(losses(tmp_path / "one")) == 6
+    assert losses(tmp_path / "other") == losses(tmp_path / "one")
+    final = "weights/final.safetensors"
+    assert (tmp_path / "other" / final).read_bytes() == (tmp_path / "one" / final).read_bytes()
+
+
 def test_when_one_process_is_killed_the_others_end(data_dir: Path, tmp_path: Path) -> None:
-    first, second = start_together(tmp_path, data_dir, "num_steps=100000", processes=2, devices=1)
-    deadline = time.monotonic() + 180
-    while not checkpoint_steps(tmp_path):
-        assert time.monotonic() < deadline
-        assert first.poll() is None, first.communicate()[0]
-        time.sleep(0.1)
+    # As many devices as before, for which the step is compiled already.
+    first, second = start_together(tmp_path, data_dir, processes=2, devices=2)
+    wait_for(lambda: bool(checkpoint_steps(tmp_path)), first, second)
     second.kill()
     killed_at = time.monotonic()
     (status, output), _ = finish(first, second, timeout=60)
     assert time.monotonic() - killed_at < 60
-    # Either a collective fails first, or JAX's coordination service, which aborts.
+    # Either the watch over the processes sees it first and names the lost one, or JAX's coordination service aborts.
     assert status in (1, -signal.SIGABRT), output
-    assert "perhaps because another one of the run is lost" in output or "another task died" in output
+    assert "process 1 ended: lost: no sign of life" in output or "another task died" in output

@@ -48,7 +48,7 @@ def test_init_from_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_rematerialization_changes_nothing_but_memory() -> None:
-    config = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=2)
+    config = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1, recursive=1, global_kernel_size=3)
     graph, state = nnx.split(ported(release_model(config), config))
     recomputing, _ = nnx.split(sj.SeemoRe.abstract(dataclasses.replace(config, rematerialize=True)))
     lr = jnp.asarray(images(2, 16, 16))

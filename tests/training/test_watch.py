@@ -1,0 +1,83 @@
+"""If these fail, a process that is lost is waited for for ever, or one that is only slow ends a run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from seemore_jax.training.watch import SILENT_SECONDS, SLOW_SECONDS, Judge
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_slow_process_is_named_and_waited_for() -> None:
+    judge = Judge(2)
+    assert judge.look({0: "1 7 here", 1: "1 7 there"}, now=0) == []
+    assert judge.look({0: "2 8 here", 1: "2 7 there"}, now=2) == []
+    (line,) = judge.look({0: "3 8 here", 1: "3 7 there"}, now=2 + SLOW_SECONDS)
+    assert line.startswith("waiting for process 1 on there: before step 8 for 8 s")
+    assert judge.look({0: "4 8 here", 1: "4 7 there"}, now=4 + SLOW_SECONDS) == []
+    assert judge.look({0: "5 8 here", 1: "5 7 there"}, now=3 + 10 * SLOW_SECONDS) != []
+    assert judge.look({0: "6 8 here", 1: "6 8 there"}, now=5 + 10 * SLOW_SECONDS) == ["process 1 goes on"]
+    assert judge.lost is None
+
+
+def test_a_silent_process_is_named_and_then_lost() -> None:
+    judge = Judge(3)
+    judge.look({0: "1 7 a", 1: "1 7 b", 2: "1 7 c"}, now=0)
+    (line,) = judge.look({0: "2 7 a", 1: "1 7 b", 2: "2 7 c"}, now=SLOW_SECONDS + 1)
+    assert "process 1 on b: silent for 9 s" in line
+    judge.look({0: "3 7 a", 1: "1 7 b", 2: "3 7 c"}, now=SILENT_SECONDS + 1)
+    assert judge.lost == (1, "lost: no sign of life from b for 21 s")
+
+
+def test_processes_that_are_done_or_have_not_begun_are_not_lost() -> None:
+    judge = Judge(3)
+    for now in (0.0, 100.0, 200.0):
+        judge.look({0: f"{now} -1 a", 1: "done"}, now)
+    assert judge.lost is None
+
+
+_PROCESS = """
+import sys, time
+from seemore_jax.training import watch
+
+watch.POLL_SECONDS, watch.SILENT_SECONDS = 0.1, 1.5
+
+class Store:
+    values = {"seemore/alive/1": "1 3 there"}
+    def key_value_set(self, key, value, allow_overwrite=False):
+        self.values[key] = value
+    def key_value_dir_get(self, folder):
+        if sys.argv[1] == "unreachable":
+            raise RuntimeError("connection refused")
+        if sys.argv[1] == "hanging":
+            time.sleep(100)
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
+if sys.argv[1] == "failed":
+    Store.values["seemore/failed/1"] = "2 data: no such folder"
+watching = watch.Watch(Store(), int(sys.argv[2]), 2).start()
+if sys.argv[1] == "own":
+    watching.give_up(OSError(28, "No space left on device"))
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "index", "status", "line"),
+    [
+        ("failed", 0, 2, "error: process 1 ended: data: no such folder"),
+        ("silent", 0, 1, "error: process 1 ended: lost: no sign of life from there for"),
+        ("unreachable", 1, 1, "error: process 0, which coordinates the run, cannot be reached (connection refused)"),
+        ("hanging", 1, 1, "error: process 0, which coordinates the run, does not answer"),
+        ("own", 1, 2, "error: [Errno 28] No space left on device"),
+    ],
+)
+def test_a_process_ends_with_a_line_that_says_why(what: str, index: int, status: int, line: str) -> None:
+    command = [sys.executable, "-c", _PROCESS, what, str(index)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == status, ended.stderr
+    assert line in ended.stderr
+    assert ended.stderr.count("error:") == 1
