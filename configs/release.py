@@ -18,6 +18,7 @@ def recipe(variant: str, scale: int) -> ConfigDict:
     config.compute_dtype = "float32"  # or bfloat16
     config.precision = "highest"  # float32 on every backend; "default" is faster on TPU and GPU
     config.rematerialize = False  # less memory, about a third more time
+    config.implementation = "auto"  # by backend; or plain, cpu, tpu
 
     # The data. `validation` has folders as `eval.py --data` takes them.
     config.dataset = "df2k"
@@ -27,6 +28,7 @@ def recipe(variant: str, scale: int) -> ConfigDict:
     config.patch_size = 64  # LR pixels
     config.batch_size = 32  # over all devices of all hosts
     config.num_workers = 4  # processes that decode, on each host
+    config.data_on_device = False  # True: decode all tiles once onto the devices, if half their memory suffices
 
     # The optimization.
     config.num_steps = 500_000

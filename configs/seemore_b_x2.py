@@ -2,6 +2,7 @@
 
 490,364 parameters; 100.9 GMACs for a 1280×720 output.
 Reaches, in the paper, PSNR: Urban100 32.52 dB, Manga109 39.30.
+Costs 500,000 steps of 32 patches of 64×64 LR pixels: 28.7·10¹⁵ MACs forward, about twice that backward.
 """
 
 from ml_collections import ConfigDict

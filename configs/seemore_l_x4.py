@@ -2,6 +2,8 @@
 
 968,896 parameters; 49.94 GMACs for a 1280×720 output.
 Reaches, in the paper, PSNR: Urban100 26.79 dB, Manga109 31.48.
+Costs 500,000 steps of 32 patches of 64×64 LR pixels: 56.8·10¹⁵ MACs forward, about twice that backward;
+the runs of ×2 and ×3, from whose weights it starts, come before.
 """
 
 from ml_collections import ConfigDict

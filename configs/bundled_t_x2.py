@@ -1,0 +1,13 @@
+"""SeemoRe-T ×2, as it comes with the package: `T-x2`."""
+
+from ml_collections import ConfigDict
+
+from configs.bundled import bundled
+
+
+def get_config() -> ConfigDict:
+    """The experiment's configuration."""
+    config = bundled(2)
+    config.num_steps = 12_000
+    config.learning_rate = 8e-4
+    return config
