@@ -9,13 +9,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # One test process for each core.
 WORKERS ?= auto
-# Weights for the demo, as long as none are bundled: make demo WEIGHTS=model.pth
+# Other weights for the demo: make demo WEIGHTS=model.pth
 WEIGHTS ?=
+# Where the demo looks for Set5.
+SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 
 .PHONY: demo test lint types unit constraints clean
 
 demo: $(VENV)/runtime
-	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) --output build/demo
+	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
 
 test: lint types unit
 
@@ -27,7 +29,7 @@ types: $(VENV)/test
 	$(BIN)/mypy
 
 unit: $(VENV)/test
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/pytest -n $(WORKERS)
 
 # The files in $(VENV) mark finished steps: an interrupted installation is repeated.
 $(VENV)/created:

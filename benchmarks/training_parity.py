@@ -8,11 +8,7 @@ a loss of the first steps or the PSNR at the end differs by more than its bound.
 
 import argparse
 import dataclasses
-import importlib.metadata
 import itertools
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -28,6 +24,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from benchmarks import timing
 from configs.release import recipe
 from seemore_jax import SeemoRe, upscale
 from seemore_jax.data.image_sets import ImagePair, find_image_sets
@@ -35,7 +32,6 @@ from seemore_jax.data.pipeline import Batch, open_dataset, training_batches
 from seemore_jax.data.preparation import prepare
 from seemore_jax.evaluation.benchmark import Scores, Upscaler, bicubic_upscaler
 from seemore_jax.experiment import network_config
-from seemore_jax.files import replacing
 from seemore_jax.porting.names import from_torch
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices
@@ -45,7 +41,6 @@ COMPARED_STEPS = 20
 LOSS_BOUND = 1e-4  # relative, at each of the compared steps
 PSNR_BOUND = 0.05  # dB, at the end
 HALVINGS = (0.5, 0.8, 0.9, 0.95)  # of the run, where the release halves the learning rate
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "seemore")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +71,7 @@ def main() -> None:
     result = _result(trained, scores, [pair.name for pair in validation], config, options)
     result["seconds"] = round(time.perf_counter() - start)
     print(_markdown(result))
-    if options.json:
-        with replacing(options.json) as temporary:
-            temporary.write_text(json.dumps(result, indent=2) + "\n")
+    timing.write(options.json, result)
     failures = _failures(result)
     if failures:
         sys.exit("\n".join(failures))
@@ -215,10 +208,6 @@ def _result(
         "batch_size": config.batch_size,
         "images": options.images,
         "seed": config.seed,
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-        "python": platform.python_version(),
-        "backend": jax.default_backend(),
-        "cores": os.cpu_count(),
     }
 
 
@@ -246,13 +235,12 @@ def _markdown(result: dict[str, Any]) -> str:
     ]:
         lines.append(f"| {name} | {mine:.3f} | {theirs:.3f} | {mine - theirs:+.3f} | {bicubic:.3f} |")
     largest = max(result["relative_loss_difference"][:COMPARED_STEPS])
-    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     lines += [
         "",
         f"Largest relative difference of steps 1 to {COMPARED_STEPS}: {largest:.1e} (bound {LOSS_BOUND:.0e}). "
         f"Difference of the mean PSNR: {abs(psnr['JAX'] - psnr['PyTorch']):.3f} dB (bound {PSNR_BOUND} dB).",
         "",
-        f"Python {result['python']}, {versions}; {result['backend']}, {result['cores']} cores, {result['seconds']} s.",
+        timing.footer(result["seconds"]),
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,311 @@
+"""What a training step of T ×4 costs on a TPU, from programs compiled ahead of time: no TPU is needed, only libtpu.
+
+    python -m benchmarks.tpu --output build/tpu.json
+    python -m benchmarks.tpu --topology v6e:1x1 --implementations tpu --parts group step
+
+For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as `seemore_jax.compiled`
+counts them, temporary memory and compile time. XLA has no estimate for the calls of Pallas kernels; theirs is the
+compiler's analysis of the kernel's final instruction bundles, loops included, for which each kernel is compiled once
+more by itself (`--no-kernels` leaves that out). Nothing here was measured on a TPU.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+# Before JAX is imported: this process compiles for TPUs, and looks for none.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from benchmarks import timing
+from configs.release import recipe
+from seemore_jax.compiled import memory, program_cost, topology_devices
+from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.network.implementations import tpu
+from seemore_jax.network.implementations.pallas_stages import Image
+from seemore_jax.network.seemore import ResidualGroup
+from seemore_jax.training.loss import loss_terms
+from seemore_jax.training.optimizer import make_optimizer
+from seemore_jax.training.step import BATCH_AXIS, TrainState, make_train_step
+
+PATCH = 64
+PARTS = ("feed_forward", "enhancement", "mixture", "group", "ends", "step")
+Traced = Any  # jax.stages.Traced
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is compiled: the network, patches for each chip, and one chip of the topology."""
+
+    config: SeemoReConfig
+    batch: int
+    devices: Sequence[Any]
+
+    @property
+    def sharding(self) -> jax.sharding.Sharding:
+        return jax.sharding.SingleDeviceSharding(self.devices[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    part: str
+    implementation: str
+    hbm_gb: float
+    xla_mcycles: float
+    kernel_mcycles: float | None
+    temp_gb: float
+    compile_s: float
+    kernels: dict[str, int]
+
+    @property
+    def mcycles(self) -> float | None:
+        return None if self.kernel_mcycles is None else self.xla_mcycles + self.kernel_mcycles
+
+
+def main() -> None:
+    options = _options()
+    if options.only_kernel_cycles:
+        print(json.dumps(_kernel_cycles(_setting(options, "tpu"))))
+        return
+    cycles = _kernel_cycles_of_another_process(options) if "tpu" in options.implementations else {}
+    rows = []
+    for part in options.parts:
+        for implementation in options.implementations:
+            rows.append(_measure(part, implementation, _setting(options, implementation), cycles))
+            print(_line(rows[-1]), flush=True)
+    print("\n" + "\n".join([_HEADING, *map(_line, rows)]))
+    report = {"topology": options.topology, "batch": options.batch, "rows": [dataclasses.asdict(r) for r in rows]}
+    timing.write(options.output, {**report, "kernel_cycles": cycles})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", default="v5e:1x1")
+    parser.add_argument("--batch", type=int, default=32, help="patches of 64×64 LR for each chip")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--implementations", nargs="+", choices=("plain", "tpu"), default=("plain", "tpu"))
+    parser.add_argument("--rematerialize", action="store_true")
+    parser.add_argument("--no-kernels", action="store_true", help="leave out the kernels' cycles")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--only-kernel-cycles", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _setting(options: argparse.Namespace, implementation: str) -> Setting:
+    config = SeemoReConfig.variant(
+        "T",
+        4,
+        compute_dtype="bfloat16",
+        precision="default",
+        rematerialize=options.rematerialize,
+        implementation=implementation,
+    )
+    return Setting(config, options.batch, topology_devices(options.topology)[:1])
+
+
+_HEADING = f"{'part':14}{'':7}{'HBM GB':>9}{'XLA Mcyc':>10}{'all Mcyc':>10}{'temp GB':>9}{'compile s':>11}"
+
+
+def _line(row: Row) -> str:
+    total = "?" if row.mcycles is None else f"{row.mcycles:.1f}"
+    return (
+        f"{row.part:14}{row.implementation:7}{row.hbm_gb:9.3f}{row.xla_mcycles:10.1f}{total:>10}"
+        f"{row.temp_gb:9.3f}{row.compile_s:11.1f}"
+    )
+
+
+def _measure(part: str, implementation: str, setting: Setting, cycles: dict[str, int]) -> Row:
+    # The plain depthwise convolution asks for the default backend, which is this host's.
+    with mock.patch.object(jax, "default_backend", return_value="tpu"):
+        traced = _TRACED[part](setting)
+    start = time.perf_counter()
+    compiled = traced.lower().compile()
+    seconds = time.perf_counter() - start
+    cost = program_cost(compiled.as_text())
+    calls: dict[str, int] = {}
+    for kernel in cost.kernels:
+        calls[kernel.name] = calls.get(kernel.name, 0) + kernel.times
+    known = all(name in cycles for name in calls)
+    return Row(
+        part,
+        implementation,
+        hbm_gb=cost.hbm_bytes / 1e9,
+        xla_mcycles=cost.xla_cycles / 1e6,
+        kernel_mcycles=sum(times * cycles[name] for name, times in calls.items()) / 1e6 if known else None,
+        temp_gb=memory(compiled)["temporaries"] / 1e9,
+        compile_s=seconds,
+        kernels=calls,
+    )
+
+
+# The parts. Each is traced for one chip, with its gradients with respect to weights and input.
+
+
+def _trace_block(setting: Setting, block: Callable[[Any, Any], Any], weights: Any, x: Any) -> Traced:
+    def forward_and_backward(weights: Any, x: Any, cotangent: Any) -> Any:
+        y, pull_back = jax.vjp(block, weights, x)
+        return y, pull_back(cotangent)
+
+    compiled = jax.jit(forward_and_backward, in_shardings=setting.sharding, out_shardings=setting.sharding)
+    return compiled.trace(weights, x, x)
+
+
+def _trace_group_part(setting: Setting, part: str) -> Traced:
+    config = setting.config
+    graph, parameters = nnx.split(ResidualGroup(config, rngs=_abstract()))
+    shape = (setting.batch, PATCH, PATCH, config.embedding_dim)
+    if config.implementation == "plain":
+
+        def plain(parameters: Any, x: Any) -> Any:
+            group = nnx.merge(graph, parameters)
+            local, far = group.rank_modulating, group.spatial_modulating
+            return {
+                "feed_forward": lambda: x + far.feed_forward(far.norm_2(x)),
+                "enhancement": lambda: x + far.enhancement(far.norm_1(x)),
+                "mixture": lambda: x + local.mixture_block(local.norm_1(x))[0],
+                "group": lambda: group(x)[0],
+            }[part]()
+
+        return _trace_block(setting, plain, parameters, jax.ShapeDtypeStruct(shape, jnp.bfloat16))
+
+    image = Image.of(PATCH, PATCH, config)
+
+    def fused(parameters: Any, x: Any) -> Any:
+        weights = tpu.group_weights(nnx.merge(graph, parameters), image, config)
+        return {
+            "feed_forward": lambda: tpu.apply_feed_forward(weights.feed_forwards[1], x, image),
+            "enhancement": lambda: tpu.apply_enhancement(weights.enhancement, x, image, config),
+            "mixture": lambda: tpu.apply_mixture(weights, x, image, config)[0],
+            "group": lambda: tpu.apply_group(weights, x, image, config)[0],
+        }[part]()
+
+    maps = jax.ShapeDtypeStruct((setting.batch, image.rows, image.lanes), jnp.bfloat16)
+    return _trace_block(setting, fused, parameters, maps)
+
+
+def _trace_ends(setting: Setting) -> Traced:
+    """Head, tail and loss: the network without its groups."""
+    config = setting.config
+    graph, parameters = nnx.split(SeemoRe.abstract(config))
+    lr = jax.ShapeDtypeStruct((setting.batch, PATCH, PATCH, 3), jnp.float32)
+    hr = jax.ShapeDtypeStruct((setting.batch, PATCH * config.scale, PATCH * config.scale, 3), jnp.float32)
+
+    def without_groups(groups: Any, x: Any, config: Any) -> tuple[Any, None]:
+        return x, None
+
+    def loss(parameters: Any, lr: Any, hr: Any) -> Any:
+        with mock.patch("seemore_jax.network.seemore.chosen_implementation", return_value=without_groups):
+            return loss_terms(nnx.merge(graph, parameters)(lr), hr).total
+
+    gradient = jax.jit(jax.grad(loss), in_shardings=setting.sharding, out_shardings=setting.sharding)
+    return gradient.trace(parameters, lr, hr)
+
+
+def _trace_step(setting: Setting) -> Traced:
+    """The real training step."""
+    config = setting.config
+    graph, parameters = nnx.split(SeemoRe.abstract(config))
+    optimizer = make_optimizer(_experiment())
+    mesh = Mesh(np.asarray(setting.devices), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    step = make_train_step(graph, optimizer, mesh)
+
+    def state(parameters: nnx.State) -> TrainState:
+        return TrainState(jnp.zeros((), jnp.int32), parameters, None, optimizer.init(parameters), jax.random.key(0))
+
+    def images(side: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((setting.batch, side, side, 3), jnp.uint8)
+
+    stop = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return step.trace(jax.eval_shape(state, parameters), images(PATCH), images(PATCH * config.scale), stop)
+
+
+def _experiment() -> ConfigDict:
+    return recipe("T", 4)
+
+
+def _abstract() -> Any:
+    from seemore_jax.network.layers import Abstract
+
+    return Abstract()
+
+
+_TRACED: dict[str, Callable[[Setting], Traced]] = {
+    "ends": _trace_ends,
+    "step": _trace_step,
+    **{
+        part: lambda setting, part=part: _trace_group_part(setting, part)  # type: ignore[misc]
+        for part in ("feed_forward", "enhancement", "mixture", "group")
+    },
+}
+
+
+# Cycles of the kernels.
+
+
+def _kernel_cycles_of_another_process(options: argparse.Namespace) -> dict[str, int]:
+    """libtpu takes its flags when it is loaded, and analyses XLA's own fusions too slowly to have the flag here."""
+    if options.no_kernels:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}"}
+        command = [sys.executable, "-m", "benchmarks.tpu", "--only-kernel-cycles"]
+        command += ["--topology", options.topology, "--batch", str(options.batch)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _kernel_cycles(setting: Setting) -> dict[str, int]:
+    """Estimated cycles of each kernel of a residual group, compiled by itself."""
+    cycles: dict[str, int] = {}
+    for equation in _pallas_calls(_trace_group_part(setting, "group").jaxpr.jaxpr):
+        name = str(equation.params["name"])
+        if equation.params["interpret"] or name in cycles:
+            continue
+        arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+        call = jax.jit(
+            lambda *arrays, equation=equation: equation.primitive.bind(*arrays, **equation.params),
+            in_shardings=setting.sharding,
+            out_shardings=setting.sharding,
+        )
+        text = call.trace(*arguments).lower().compile().as_text()
+        found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
+        if found:
+            cycles[name] = int(found[1])
+            print(f"kernel {name}: {cycles[name]:,} cycles", file=sys.stderr, flush=True)
+    return cycles
+
+
+def _pallas_calls(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "pallas_call":
+            yield equation
+            continue
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _pallas_calls(inner)
+
+
+if __name__ == "__main__":
+    main()

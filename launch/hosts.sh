@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Trains on hosts that are reached by SSH: one process on each, started again together when one ends early.
+#
+#   HOSTS="node1 node2" WORKDIR=/shared/runs/t_x4 launch/hosts.sh --config=configs/seemore_t_x4.py ...
+#
+# The first host coordinates. REPOSITORY (default: where this script is called) and its environment are in the same
+# place on all of them, and so is the dataset. Arguments go to train.py.
+set -euo pipefail
+
+: "${HOSTS:?the hosts, separated by spaces}" "${WORKDIR:?the folder of the run, which all hosts see}"
+REPOSITORY=${REPOSITORY:-$PWD}
+PORT=${PORT:-8476}
+RESTARTS=${RESTARTS:-20}
+SSH=${SSH:-ssh -tt -o BatchMode=yes -o ServerAliveInterval=10 -o ServerAliveCountMax=3}
+
+read -ra hosts <<<"$HOSTS"
+read -ra ssh <<<"$SSH"
+pids=()
+stopped=
+
+# Of process 0, on its host.
+file=/tmp/seemore-jax-$PORT.pid
+
+# SIGTERM or Ctrl-C here asks one process, and all save and end after the same step. The terminal that -tt gives them
+# makes them end with their connection, too.
+# shellcheck disable=SC2317 # the trap calls it
+stop() {
+  stopped=1
+  "${ssh[@]}" "${hosts[0]}" \
+    "pid=\$(cat $file) && grep -q train.py /proc/\$pid/cmdline && kill -TERM \$pid" </dev/null || true
+}
+trap stop TERM INT
+
+start() {
+  local index command
+  pids=()
+  for index in "${!hosts[@]}"; do
+    command="cd $(printf '%q' "$REPOSITORY") &&"
+    if ((index == 0)); then command+=" echo \$\$ >$file &&"; fi
+    command+=" exec .venv/bin/python train.py"
+    command+=$(printf ' %q' --workdir="$WORKDIR" --coordinator="${hosts[0]}:$PORT" \
+      --num_processes="${#hosts[@]}" --process_id="$index" "$@")
+    "${ssh[@]}" "${hosts[index]}" "$command" </dev/null &
+    pids+=("$!")
+  done
+}
+
+# The status of the run: 0 if all ended well, 2 if an input cannot be used, else that of a process that failed.
+collect() {
+  local pid code worst=0
+  for pid in "${pids[@]}"; do
+    code=0
+    wait "$pid" || code=$?
+    while kill -0 "$pid" 2>/dev/null; do # a signal to this script ends a wait early
+      code=0
+      wait "$pid" || code=$?
+    done
+    if ((code == 2 || (code != 0 && worst != 2))); then worst=$code; fi
+  done
+  return "$worst"
+}
+
+for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
+  status=0
+  start "$@"
+  collect || status=$?
+  if [[ -n $stopped || $status == 0 || $status == 2 ]]; then exit "$status"; fi
+  echo "attempt $attempt ended with status $status; starting again" >&2
+  sleep "${PAUSE:-10}"
+done
+echo "given up after $RESTARTS restarts" >&2
+exit 1
