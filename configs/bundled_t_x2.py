@@ -7,7 +7,4 @@ from configs.bundled import bundled
 
 def get_config() -> ConfigDict:
     """The experiment's configuration."""
-    config = bundled(2)
-    config.num_steps = 12_000
-    config.learning_rate = 8e-4
-    return config
+    return bundled(2)

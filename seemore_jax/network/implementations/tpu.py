@@ -92,9 +92,14 @@ def apply_enhancement(weights: Weights, x: Map, image: Image, config: SeemoReCon
 def apply_mixture(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:
     """x + MoRE(LN(x)), and the routing."""
     features, context = apply(blocks.embedding(image), image, weights.embedding, {}, [x])
-    context += _summary(weights.context, context, image, config)
-    routing, experts = _routed_experts(weights, features, image, config)
-    return apply(blocks.mixing(), image, weights.mixing, experts, [x, features, context])[0], routing
+
+    def mixed(weights: GroupWeights, x: Map, features: Map, context: Map) -> tuple[Map, Routing]:
+        routing, experts = _routed_experts(weights, features, image, config)
+        context += _summary(weights.context, context, image, config)
+        return apply(blocks.mixing(), image, weights.mixing, experts, [x, features, context])[0], routing
+
+    # The gradient keeps the context without its summary; with it, it would keep both. The kernel is not run again.
+    return jax.checkpoint(mixed, prevent_cse=False)(weights, x, features, context)
 
 
 def to_map(x: Float[Array, "n h w c"], image: Image) -> Map:
