@@ -75,3 +75,14 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def grouped_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA's own depthwise convolutions, for programs that are compiled and hardly run: half the time to compile.
+
+    tests/network/test_depthwise.py compares them with what stands in their place.
+    """
+    from jax import lax  # not before the environment is set, above
+
+    monkeypatch.setattr("seemore_jax.network.depthwise.sum_of_shifted_products", lax.conv_general_dilated)

@@ -107,7 +107,10 @@ def _torch_default(fan_in: int) -> Initializer:
     def init(key: Array | None, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Any:
         if key is None:
             return jax.ShapeDtypeStruct(shape, dtype)
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        # Each length of a draw is a program to compile: powers of 2 are few, where the shapes of a network are many.
+        count = math.prod(shape)
+        drawn = jax.random.uniform(key, (1 << (count - 1).bit_length(),), dtype, -bound, bound)
+        return drawn[:count].reshape(shape)
 
     return init
 

@@ -63,6 +63,7 @@ def test_training_steps_are_the_same_in_both_frameworks() -> None:
     assert losses[-1, 0] < losses[0, 0]
 
 
+@pytest.mark.usefixtures("grouped_convolutions")
 def test_precision(capsys: pytest.CaptureFixture[str]) -> None:
     model = sj.SeemoRe(TINY, rngs=nnx.Rngs(0))
     chosen = options(size=(24, 16), weights=None, batch_size=2, patch_size=16)

@@ -40,6 +40,7 @@ def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: st
 
 
 @needs_kernels
+@pytest.mark.usefixtures("grouped_convolutions")
 @pytest.mark.parametrize(
     ("fields", "shape"),
     [

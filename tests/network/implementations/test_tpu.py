@@ -43,6 +43,7 @@ def _assert_same(config: SeemoReConfig, shape: tuple[int, int, int]) -> Any:
     return expected_routing
 
 
+@pytest.mark.usefixtures("grouped_convolutions")
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "without kernels"])
 def test_values_and_gradients_are_those_of_the_plain_implementation(
     fused: bool, monkeypatch: pytest.MonkeyPatch
