@@ -3,7 +3,7 @@
     python -m benchmarks.tpu --output build/tpu.json
     python -m benchmarks.tpu --topology v6e:1x1 --implementations tpu --parts group step
 
-For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as `seemore_jax.compiled`
+For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as `seemore_jax.program_cost`
 counts them, temporary memory and compile time. XLA has no estimate for the calls of Pallas kernels; theirs is the
 compiler's analysis of the kernel's final instruction bundles, loops included, for which each kernel is compiled once
 more by itself (`--no-kernels` leaves that out). Nothing here was measured on a TPU.
@@ -37,11 +37,11 @@ from ml_collections import ConfigDict
 
 from benchmarks import timing
 from configs.release import recipe
-from seemore_jax.compiled import memory, program_cost, topology_devices
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import tpu
 from seemore_jax.network.implementations.pallas_stages import Image
 from seemore_jax.network.seemore import ResidualGroup
+from seemore_jax.program_cost import memory, program_cost, topology_devices
 from seemore_jax.training.loss import loss_terms
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import BATCH_AXIS, TrainState, make_train_step

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seemore_jax.compiled import parse_shape, program_cost
+from seemore_jax.program_cost import parse_shape, program_cost
 
 _KERNEL = 'kernel, custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/gate/pallas_call"}'
 
