@@ -3,10 +3,10 @@
     python -m benchmarks.tpu --output build/tpu.json
     python -m benchmarks.tpu --topology v6e:1x1 --implementations tpu --parts group step
 
-For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as `seemore_jax.program_cost`
-counts them, temporary memory and compile time. XLA has no estimate for the calls of Pallas kernels; theirs is the
-compiler's analysis of the kernel's final instruction bundles, loops included, for which each kernel is compiled once
-more by itself (`--no-kernels` leaves that out). Nothing here was measured on a TPU.
+For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as
+`seemore_jax.program_cost` counts them, temporary memory and compile time. XLA has no estimate for the calls of Pallas
+kernels; theirs is the compiler's analysis of the kernel's final instruction bundles, loops included, for which each
+kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing here was measured on a TPU.
 """
 
 import argparse
