@@ -1,0 +1,54 @@
+"""If these fail, the bundled weights are not what their cards say, or are another network in PyTorch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seemore.module
+import torch
+
+import seemore_jax as sj
+from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.evaluation.benchmark import Scores, bicubic_upscaler, evaluate_images
+from seemore_jax.network.config import SCALES
+from seemore_jax.porting.weights import BUNDLED
+from tests.release import to_nchw
+
+# More images for a longer test: SEEMORE_IMAGES=5 is all of Set5.
+IMAGES = int(os.environ.get("SEEMORE_IMAGES", "1"))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_there_are_weights_with_a_card(scale: int) -> None:
+    file = BUNDLED / f"T-x{scale}.safetensors"
+    assert file.stat().st_size < 1_000_000
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text()
+    assert sj.load(f"T-x{scale}").config == sj.SeemoReConfig.variant("T", scale)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_figures_are_those_of_the_exported_weights_in_pytorch(scale: int, benchmark_data: Path, tmp_path: Path) -> None:
+    model = sj.load(f"T-x{scale}")
+    sj.save(model, tmp_path / "exported.pth")
+    network = seemore.module.SeemoRe(**model.config.to_dict())
+    network.load_state_dict(torch.load(tmp_path / "exported.pth", weights_only=True)["params"], strict=True)
+
+    def in_pytorch(lr: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            sr = network.eval()(to_nchw(lr[None].astype(np.float32) / 255))
+        return np.clip(np.rint(255 * sr[0].permute(1, 2, 0).numpy()), 0, 255).astype(np.uint8)
+
+    (set5,) = find_image_sets([benchmark_data / "Set5"], scale)
+    pairs = set5.pairs[-IMAGES:]
+    ours, theirs, bicubic = (
+        Scores.mean([image.scores for image in evaluate_images(pairs, scale, upscaler)])
+        for upscaler in (lambda lr: sj.upscale(model, lr), in_pytorch, bicubic_upscaler(scale))
+    )
+    print(f"×{scale}: {ours}, in PyTorch {theirs}")
+    assert ours.psnr == pytest.approx(theirs.psnr, abs=0.01)
+    assert ours.psnr > bicubic.psnr + 1.5
+    if len(pairs) == 5:
+        card = (BUNDLED / f"T-x{scale}.md").read_text()
+        assert f"{ours.psnr:.2f} / {ours.ssim:.4f}" in card
