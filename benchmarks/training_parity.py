@@ -71,7 +71,7 @@ def main() -> None:
     result = _result(trained, scores, [pair.name for pair in validation], config, options)
     result["seconds"] = round(time.perf_counter() - start)
     print(_markdown(result))
-    timing.write(options.json, result)
+    timing.write(options.output, result)
     failures = _failures(result)
     if failures:
         sys.exit("\n".join(failures))
@@ -88,7 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--patch_size", type=int, default=24, help="in LR pixels (default: %(default)s)")
     parser.add_argument("--schedule", choices=("halving", "cosine"), default="halving")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements here")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the measurements here, as JSON")
     options = parser.parse_args()
     if options.steps < COMPARED_STEPS:
         parser.error(f"--steps: at least {COMPARED_STEPS}, not {options.steps}")

@@ -21,7 +21,7 @@ def bundled(scale: int) -> ConfigDict:
     config.patch_size = 32
     config.batch_size = 8
     config.data_on_device = True
-    config.num_steps = 12_000 if scale == 2 else 6_000
+    config.num_steps = 12_000 if scale == 2 else 3_500
     config.learning_rate = 8e-4
     config.schedule = "cosine"
     config.warmup_steps = 100

@@ -32,7 +32,7 @@ from seemore_jax.porting.hyperparameters import UNREADABLE
 from seemore_jax.porting.weights import check_target
 from seemore_jax.version import __version__
 
-DEFAULT_MODEL = "T-x2"
+DEFAULT_MODEL = "T-x4"
 
 _PLOTS = (".png", ".pdf", ".svg")
 # What --format takes, and the suffixes that mean it; the first is the one that is written.
