@@ -2,7 +2,7 @@
 
 import seemore_jax as sj
 
-model = sj.load("model.pth")
+model = sj.load()  # SeemoRe-T ×4; or sj.load("model.pth")
 sr = sj.upscale(model, image)
 """
 

@@ -29,10 +29,8 @@ from seemore_jax.inference.upscaling import routing
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, read_weights, save
 from seemore_jax.porting.hyperparameters import UNREADABLE
-from seemore_jax.porting.weights import check_target
+from seemore_jax.porting.weights import DEFAULT_MODEL, check_target
 from seemore_jax.version import __version__
-
-DEFAULT_MODEL = "T-x4"
 
 _PLOTS = (".png", ".pdf", ".svg")
 # What --format takes, and the suffixes that mean it; the first is the one that is written.

@@ -28,6 +28,10 @@ def test_there_are_weights_with_a_card(scale: int) -> None:
     assert sj.load(f"T-x{scale}").config == sj.SeemoReConfig.variant("T", scale)
 
 
+def test_the_largest_scale_is_the_default() -> None:
+    assert sj.load().config.scale == max(SCALES)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_figures_are_those_of_the_exported_weights_in_pytorch(scale: int, benchmark_data: Path, tmp_path: Path) -> None:
     model = sj.load(f"T-x{scale}")

@@ -30,6 +30,7 @@ from seemore_jax.porting.names import from_torch, to_torch
 from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
 
 BUNDLED = Path(__file__).parents[1] / "weights"
+DEFAULT_MODEL = "T-x4"
 
 _TORCH_SUFFIXES = (".pth", ".pt")
 _CONFIG_ENTRY = "seemore_config"
@@ -66,12 +67,12 @@ class Weights:
         return from_torch(self.config, self.tensors, str(self.source))
 
 
-def load(source: str | os.PathLike[str], **overrides: Any) -> SeemoRe:
+def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> SeemoRe:
     """Loads a model.
 
     Args:
       source: a `.pth`/`.pt` file (PyTorch need not be installed), a `.safetensors` file, a directory with
-        `model.safetensors`, or the name of bundled weights such as "T-x4".
+        `model.safetensors`, or the name of bundled weights: "T-x2", "T-x3" or "T-x4".
       **overrides: fields of `SeemoReConfig`. The shapes tell most of them; `use_shuffle`, `recursive`,
         `topk` and `img_range` are needed for a foreign file that is none of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
