@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from seemore_jax.compilation_cache import use_compilation_cache
@@ -231,9 +230,8 @@ def _run_routes(options: argparse.Namespace) -> None:
     model = _load_model(options)
     routes = []
     for path, picture in pictures:
-        chosen = routing(model, picture.pixels)
         image = to_rgb8(without_grey_alpha(picture.pixels))
-        routes.append(Routes(path.name, image, np.asarray(chosen.experts)[0], np.asarray(chosen.probabilities)[0]))
+        routes.append(Routes.of(path.name, image, routing(model, picture.pixels)))
     with replacing(options.output) as temporary:
         routes_figure(routes, model.config.ranks).savefig(temporary, dpi=150)
     print(f"{options.output}: {len(routes)} images, {model.config.num_layers} layers")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import skimage
 
 from seemore_jax.data.image_sets import ImagePair, ImageSet, find_image_sets
@@ -42,5 +41,4 @@ def run_demo(model: SeemoRe, weights: str, output: Path, sets: list[Path]) -> No
 
 def _routes(model: SeemoRe, pair: ImagePair) -> Routes:
     lr = imresize(to_rgb8(read_image(pair.hr)), 1 / model.config.scale)
-    chosen = routing(model, lr)
-    return Routes(pair.name, lr, np.asarray(chosen.experts)[0], np.asarray(chosen.probabilities)[0])
+    return Routes.of(pair.name, lr, routing(model, lr))

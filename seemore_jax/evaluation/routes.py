@@ -8,6 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from seemore_jax.network import Routing
+
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
@@ -24,6 +26,11 @@ class Routes:
     image: UInt8[np.ndarray, "h w 3"]
     experts: Int[np.ndarray, "layers topk"]
     probabilities: Float[np.ndarray, "layers num_experts"]
+
+    @classmethod
+    def of(cls, name: str, image: UInt8[np.ndarray, "h w 3"], routing: Routing) -> "Routes":
+        """Those of a batch of one image."""
+        return cls(name, image, np.asarray(routing.experts)[0], np.asarray(routing.probabilities)[0])
 
 
 def routes_figure(routes: Sequence[Routes], ranks: Sequence[int]) -> Figure:
