@@ -15,7 +15,8 @@
 This is the reference, and says what is computed; `seemore_jax.network.implementations` has faster ways to compute
 the residual groups, of which each backend gets its own. Feature maps are (N, H, W, C). The function is that of the
 PyTorch release, to which `seemore_jax.porting` maps every parameter; unlike the release's, it takes any batch and
-any image size.
+any image size. Where a method takes an `Extent`, the image may be smaller than the array that holds it; None is an
+array that is all image.
 """
 
 from typing import Literal, NamedTuple, overload
@@ -27,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.extent import Extent, inside, repeat_edge, resize_axis, total
 from seemore_jax.network.implementations import chosen_implementation
 from seemore_jax.network.layers import (
     Abstract,
@@ -73,21 +75,28 @@ class SeemoRe(nnx.Module):
 
     @overload
     def __call__(
-        self, lr: Float[Array, "n h w 3"], *, return_routing: Literal[False] = False
+        self,
+        lr: Float[Array, "n h w 3"],
+        *,
+        size: Int[Array, "2"] | None = None,
+        return_routing: Literal[False] = False,
     ) -> Float[Array, "n sh sw 3"]: ...
 
     @overload
     def __call__(
-        self, lr: Float[Array, "n h w 3"], *, return_routing: Literal[True]
+        self, lr: Float[Array, "n h w 3"], *, size: Int[Array, "2"] | None = None, return_routing: Literal[True]
     ) -> tuple[Float[Array, "n sh sw 3"], Routing]: ...
 
     def __call__(
-        self, lr: Float[Array, "n h w 3"], *, return_routing: bool = False
+        self, lr: Float[Array, "n h w 3"], *, size: Int[Array, "2"] | None = None, return_routing: bool = False
     ) -> Float[Array, "n sh sw 3"] | tuple[Float[Array, "n sh sw 3"], Routing]:
         """Upscales a batch of RGB images.
 
         Args:
           lr: low-resolution images with values in [0, 1], of any size from 1×1 up.
+          size: height and width of the images, if they are only the first rows and columns of `lr`, so that one
+            compiled program serves many sizes; neither side of `lr` may then be below `config.min_side`. The
+            other pixels change nothing, and what becomes of them is arbitrary.
           return_routing: also return the routers' choices.
 
         Returns:
@@ -98,19 +107,29 @@ class SeemoRe(nnx.Module):
           InputError: `lr` is not a float array (N, H, W, 3) with at least one pixel.
         """
         _check_input(lr)
-        config = self.config
         height, width = lr.shape[1:3]
-        mean = jnp.asarray(RGB_MEAN, jnp.float32)
-
-        x = (pad_to_minimum(lr, config.min_side) - mean) * config.img_range
-        shallow = x = self.shallow_features(x)
-        x, routing = chosen_implementation(config)(self.groups, x, config)
-        x = self.deep_features(self.norm(x)) + shallow
-        x = pixel_shuffle(self.upsampler(x), config.scale)
-        sr = x.astype(jnp.float32) / config.img_range + mean
-
-        sr = sr[:, : height * config.scale, : width * config.scale]
+        if size is None:
+            lr, extent = pad_to_minimum(lr, self.config.min_side), None
+        else:
+            lr = repeat_edge(lr, Extent.of(*size))
+            extent = Extent.of(*jnp.maximum(size, self.config.min_side))
+        shallow = self.extract(lr, extent)
+        x, routing = chosen_implementation(self.config)(self.groups, shallow, self.config, extent)
+        sr = self.reconstruct(x, shallow, extent)[:, : height * self.config.scale, : width * self.config.scale]
         return (sr, routing) if return_routing else sr
+
+    def extract(self, lr: Float[Array, "n h w 3"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+        """The shallow features of an image."""
+        x = (lr - jnp.asarray(RGB_MEAN, jnp.float32)) * self.config.img_range
+        return self.shallow_features(inside(x, extent))
+
+    def reconstruct(
+        self, x: Float[Array, "n h w c"], shallow: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> Float[Array, "n sh sw 3"]:
+        """The image, from the features after all groups and those before."""
+        x = self.deep_features(inside(self.norm(x), extent)) + shallow
+        x = pixel_shuffle(self.upsampler(inside(x, extent)), self.config.scale)
+        return x.astype(jnp.float32) / self.config.img_range + jnp.asarray(RGB_MEAN, jnp.float32)
 
 
 class ResidualGroup(nnx.Module):
@@ -120,9 +139,11 @@ class ResidualGroup(nnx.Module):
         self.rank_modulating = RankModulatingExpert(config, rngs=rngs)
         self.spatial_modulating = SpatialModulatingExpert(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
-        x, routing = self.rank_modulating(x)
-        return self.spatial_modulating(x), routing
+    def __call__(
+        self, x: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> tuple[Float[Array, "n h w c"], Routing]:
+        x, routing = self.rank_modulating(x, extent)
+        return self.spatial_modulating(x, extent), routing
 
 
 class RankModulatingExpert(nnx.Module):
@@ -135,10 +156,12 @@ class RankModulatingExpert(nnx.Module):
         self.norm_2 = layer_norm(config, channels, rngs=rngs)
         self.feed_forward = GatedFeedForward(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
-        modulated, routing = self.mixture_block(self.norm_1(x))
+    def __call__(
+        self, x: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> tuple[Float[Array, "n h w c"], Routing]:
+        modulated, routing = self.mixture_block(self.norm_1(x), extent)
         x = x + modulated
-        return x + self.feed_forward(self.norm_2(x)), routing
+        return x + self.feed_forward(self.norm_2(x), extent), routing
 
 
 class MixtureOfRankExpertsBlock(nnx.Module):
@@ -157,23 +180,44 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         self.mixture = MixtureOfLowRankExperts(config, rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
-        x = self.expand(gelu(self.embed(x)))
+    def __call__(
+        self, x: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> tuple[Float[Array, "n h w c"], Routing]:
+        features, context = self.separate(self.embed(inside(x, extent)), extent)
+        mixed, routing = self.mixture(features, self.calibrate(context, extent), extent)
+        return self.project(mixed), routing
+
+    def separate(
+        self, embedded: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
+        """Local features and context, from the embedded input."""
+        x = self.expand(gelu(embedded))
         if self.use_shuffle:
             x = channel_shuffle(x)
         features, context = jnp.split(x, 2, axis=-1)
-        features = gelu(self.local(features))
-        mixed, routing = self.mixture(features, self.calibrate(context))
-        return self.project(mixed), routing
+        return gelu(self.local(features, extent)), context
 
-    def calibrate(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def calibrate(self, context: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
         """Adds to the context its own summary: reduced by 4 `recursive` times, mixed, and resized back."""
         height, width = context.shape[1:3]
         summary = context
         for _ in range(self.recursive):
-            summary = gelu(self.aggregate(summary))
-        summary = self.context_pointwise(self.context_depthwise(summary))
-        return context + resize_bilinear(summary, height, width)
+            summary = self.reduce(summary)
+        summary = self.mix_summary(summary, extent)
+        if extent is None:
+            return context + resize_bilinear(summary, height, width)
+        small = extent.reduced(self.recursive)
+        summary = resize_axis(summary, 2, width, small.width, extent.width, jnp.int32(0))
+        return context + resize_axis(summary, 1, height, small.height, extent.image_height, extent.first_row)
+
+    def reduce(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+        """The context of a quarter of the height and width; what is left of them over is dropped."""
+        return gelu(self.aggregate(context))
+
+    def mix_summary(self, reduced: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+        """The summary, from the whole image's context after all reductions; `extent` is the image's."""
+        small = None if extent is None else extent.reduced(self.recursive)
+        return self.context_pointwise(self.context_depthwise(inside(reduced, small)))
 
 
 class MixtureOfLowRankExperts(nnx.Module):
@@ -193,16 +237,24 @@ class MixtureOfLowRankExperts(nnx.Module):
         self.experts = nnx.List([LowRankExpert(config, rank, rngs=rngs) for rank in config.ranks])
 
     def __call__(
-        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"]
+        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], extent: Extent | None = None
     ) -> tuple[Float[Array, "n h w c"], Routing]:
         # 1. Route: (N, num_experts) probabilities, of which the top k count.
-        probabilities = self.router(features)
-        weights, chosen = jax.lax.top_k(probabilities, self.config.topk)
-        # 2. Gather the chosen experts' weights.
-        expert = self.gathered(chosen)
-        # 3. Apply them, all k at once, each image with its own.
-        mixed = _apply_experts(expert, weights, features, context, self.config.precision)
-        return features + mixed, Routing(chosen, probabilities)
+        routing = self.route(self.router(features, extent))
+        # 2. Gather the chosen experts' weights, and 3. apply them, all k at once, each image with its own.
+        return self.mix(features, context, routing), routing
+
+    def route(self, probabilities: Float[Array, "n num_experts"]) -> Routing:
+        """The k most probable experts of each image."""
+        return Routing(jax.lax.top_k(probabilities, self.config.topk)[1], probabilities)
+
+    def mix(
+        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], routing: Routing
+    ) -> Float[Array, "n h w c"]:
+        """The features, and what the chosen experts make of them and the calibrated context."""
+        weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
+        expert = self.gathered(routing.experts)
+        return features + _apply_experts(expert, weights, features, context, self.config.precision)
 
     def gathered(self, chosen: Int[Array, "n k"]) -> "ExpertWeights":
         """The weights of the chosen experts: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C)."""
@@ -220,8 +272,12 @@ class Router(nnx.Module):
         self.precision = config.precision
         self.linear = pointwise(config, config.embedding_dim, config.num_experts, use_bias=False, rngs=rngs)
 
-    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n num_experts"]:
-        return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
+    def __call__(
+        self, features: Float[Array, "n h w c"], extent: Extent | None = None
+    ) -> Float[Array, "n num_experts"]:
+        if extent is None:
+            return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
+        return self.choose(total(features, extent) / (extent.height * extent.width))
 
     def choose(self, pooled: Float[Array, "n c"]) -> Float[Array, "n num_experts"]:
         """The probabilities, from the features' means."""
@@ -300,9 +356,9 @@ class SpatialModulatingExpert(nnx.Module):
         self.norm_2 = layer_norm(config, channels, rngs=rngs)
         self.feed_forward = GatedFeedForward(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        x = x + self.enhancement(self.norm_1(x))
-        return x + self.feed_forward(self.norm_2(x))
+    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+        x = x + self.enhancement(self.norm_1(x), extent)
+        return x + self.feed_forward(self.norm_2(x), extent)
 
 
 class SpatialEnhancementExpertise(nnx.Module):
@@ -314,9 +370,9 @@ class SpatialEnhancementExpertise(nnx.Module):
         self.striped = StripedConvolution(config, kernel_size=config.global_kernel_size, rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
         query, value = jnp.split(gelu(self.to_query_value(x)), 2, axis=-1)
-        return self.project(self.striped(query) * value)
+        return self.project(self.striped(query, extent) * value)
 
 
 class StripedConvolution(nnx.Module):
@@ -327,8 +383,8 @@ class StripedConvolution(nnx.Module):
         self.row = depthwise_convolution(config, channels, (1, kernel_size), rngs=rngs)
         self.column = depthwise_convolution(config, channels, (kernel_size, 1), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        return self.column(self.row(x))
+    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+        return self.column(inside(self.row(inside(x, extent)), extent))
 
 
 class GatedFeedForward(nnx.Module):
@@ -340,9 +396,9 @@ class GatedFeedForward(nnx.Module):
         self.gate = depthwise_convolution(config, channels, (3, 3), rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
         values, gate = jnp.split(gelu(self.expand(x)), 2, axis=-1)
-        return gelu(self.project(values * self.gate(gate)))
+        return gelu(self.project(values * self.gate(inside(gate, extent))))
 
 
 def _check_input(lr: Array) -> None:

@@ -11,6 +11,7 @@ import jax
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.extent import Extent
 from seemore_jax.network.implementations import cpu, plain
 from seemore_jax.network.routing import Routing
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from seemore_jax.network.seemore import ResidualGroup
 
 ApplyGroups = Callable[
-    [Sequence["ResidualGroup"], Float[Array, "n h w c"], SeemoReConfig], tuple[Float[Array, "n h w c"], Routing]
+    [Sequence["ResidualGroup"], Float[Array, "n h w c"], SeemoReConfig, Extent | None],
+    tuple[Float[Array, "n h w c"], Routing],
 ]
 
 

@@ -1,21 +1,21 @@
 """The network on a CPU: its convolutions and experts by the kernels in `native`, the little that remains by XLA.
 
 The kernels take feature maps as (N, H, C, P): each image row is C lines of P floats, P being the width rounded up to
-whole vectors. Here and in the kernels, `width` is the number of columns that count.
+whole vectors. Which rows and columns are image they are told by their first array, the region.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.extent import Extent, resize_axis
 from seemore_jax.network.implementations import native
 from seemore_jax.network.implementations.plain import stack_routings
 from seemore_jax.network.layers import gelu
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from seemore_jax.network.seemore import (
         GatedFeedForward,
         MixtureOfRankExpertsBlock,
-        RankModulatingExpert,
         ResidualGroup,
-        SpatialModulatingExpert,
         StripedConvolution,
     )
 
@@ -41,17 +39,43 @@ def supports(config: SeemoReConfig) -> bool:
 
 
 def apply_groups(
-    groups: Sequence["ResidualGroup"], x: Float[Array, "n h w c"], config: SeemoReConfig
+    groups: Sequence["ResidualGroup"],
+    x: Float[Array, "n h w c"],
+    config: SeemoReConfig,
+    extent: Extent | None = None,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
     """As `plain.apply_groups`."""
-    width = x.shape[2]
+    place = Place.of(x, config, extent)
     routings = []
     x = to_lines(x)
     for group in groups:
-        apply = functools.partial(_residual_group, width=width)
+        apply = functools.partial(_residual_group, place=place)
         x, routing = (jax.checkpoint(apply) if config.rematerialize else apply)(group, x)
         routings.append(routing)
-    return from_lines(x, width), stack_routings(routings)
+    return from_lines(x, place.width), stack_routings(routings)
+
+
+class Place(NamedTuple):
+    """Where the image is.
+
+    Attributes:
+      width: of the array, before it was padded to whole vectors.
+      extent: of the image in the array; None if it is all of it.
+      region: what the kernels are told.
+    """
+
+    width: int
+    extent: Extent | None
+    region: Int32[Array, "7"]
+
+    @classmethod
+    def of(cls, x: Float[Array, "n h w c"], config: SeemoReConfig, extent: Extent | None) -> "Place":
+        """For feature maps that are not lines yet."""
+        height, width = x.shape[1:3]
+        reduction = 4**config.recursive
+        known = extent or Extent.of(height, width)
+        rows = (known.first_row, known.image_height, known.image_height // reduction, known.begin, known.end)
+        return cls(width, extent, jnp.stack([known.height, known.width, *rows]))
 
 
 def to_lines(x: Float[Array, "n h w c"]) -> Float[Array, "n h c p"]:
@@ -64,48 +88,92 @@ def from_lines(x: Float[Array, "n h c p"], width: int) -> Float[Array, "n h w c"
     return x[..., :width].swapaxes(2, 3)
 
 
-def _residual_group(group: "ResidualGroup", x: Array, *, width: int) -> tuple[Array, Routing]:
-    x, routing = _rank_modulating_expert(group.rank_modulating, x, width)
-    return _spatial_modulating_expert(group.spatial_modulating, x, width), routing
+def _residual_group(group: "ResidualGroup", x: Array, *, place: Place) -> tuple[Array, Routing]:
+    """Each step of it is one that `seemore_jax.inference.strips` can do to a part of an image."""
+    block = group.rank_modulating.mixture_block
+    features, context, total = separate(group, embed(group, x, place), place)
+    count = place.region[3] * place.region[1]
+    routing = block.mixture.route(block.mixture.router.choose(total / count))
+    summary = block.mix_summary(reduce_further(group, reduce(group, context, place)), place.extent)
+    return modulate(group, x, features, context, summary, routing, place), routing
 
 
-def _rank_modulating_expert(expert: "RankModulatingExpert", x: Array, width: int) -> tuple[Array, Routing]:
-    x, routing = _mixture_block(expert.norm_1, expert.mixture_block, x, width)
-    return _gated_feed_forward(expert.norm_2, expert.feed_forward, x, width), routing
+def embed(group: "ResidualGroup", x: Array, place: Place) -> Array:
+    """The dense convolution that a residual group begins with, of LN(x)."""
+    local = group.rank_modulating
+    return convolution(x, local.mixture_block.embed, place, norm=local.norm_1)
 
 
-def _spatial_modulating_expert(expert: "SpatialModulatingExpert", x: Array, width: int) -> Array:
-    enhancement = expert.enhancement
-    expand, expand_bias = _after_norm(expert.norm_1, enhancement.to_query_value)
-    striped = _striped_weights(enhancement.striped)
-    x = operation("spatial_enhancement", width)(x, expand, expand_bias, *striped, *_weights(enhancement.project))
-    return _gated_feed_forward(expert.norm_2, expert.feed_forward, x, width)
-
-
-def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, width: int) -> Array:
-    expand, expand_bias = _after_norm(norm, ffn.expand)
-    return operation("gated_feed_forward", width)(x, expand, expand_bias, *_taps(ffn.gate), *_weights(ffn.project))
-
-
-def _mixture_block(
-    norm: nnx.LayerNorm, block: "MixtureOfRankExpertsBlock", x: Array, width: int
-) -> tuple[Array, Routing]:
-    """x + MoRE(LN(x))."""
-    height = x.shape[1]
-    embedded = convolution(x, block.embed, width, norm=norm)
+def separate(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Array, Array, Float[Array, "n c"]]:
+    """Local features and context; and the sum of the features over the pixels that count."""
+    block = group.rank_modulating.mixture_block
     expand, expand_bias = _weights(block.expand)
     if block.use_shuffle:  # the shuffle of the outputs, done to the weights that make them
         order = np.arange(expand.shape[1]).reshape(2, -1).T.ravel()
         expand, expand_bias = expand[:, order], expand_bias[order]
-    features, context, total = operation("features_and_context", width)(
-        embedded, expand, expand_bias, *_striped_weights(block.local)
+    return operation("features_and_context")(
+        place.region, embedded, expand, expand_bias, *_striped_weights(block.local)
     )
-    summary = _summary(block, context, width)
 
-    mixture = block.mixture
-    probabilities = mixture.router.choose(total / (height * width))
-    weights, chosen = lax.top_k(probabilities, mixture.config.topk)
-    expert = mixture.gathered(chosen)
+
+def reduce(group: "ResidualGroup", context: Array, place: Place) -> Float[Array, "n h2 w2 c"]:
+    """The context after the first of its reductions, if it has any; from here on, the plain network goes on."""
+    block = group.rank_modulating.mixture_block
+    if not block.recursive:
+        return from_lines(context, place.width)
+    reduced = operation("reduction")(place.region, context, *_taps(block.aggregate))
+    return gelu(from_lines(reduced, place.width // 4))
+
+
+def reduce_further(group: "ResidualGroup", reduced: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
+    """All reductions but the first."""
+    block = group.rank_modulating.mixture_block
+    for _ in range(1, block.recursive):
+        reduced = block.reduce(reduced)
+    return reduced
+
+
+def modulate(
+    group: "ResidualGroup",
+    x: Array,
+    features: Array,
+    context: Array,
+    summary: Float[Array, "n h2 w2 c"],
+    routing: Routing,
+    place: Place,
+) -> Array:
+    """All that comes after the routing."""
+    local, wide = group.rank_modulating, group.spatial_modulating
+    x = _mix(
+        local.mixture_block, x, features, context, _resize_columns(local.mixture_block, summary, place), routing, place
+    )
+    x = _gated_feed_forward(local.norm_2, local.feed_forward, x, place)
+    enhancement = wide.enhancement
+    expand, expand_bias = _after_norm(wide.norm_1, enhancement.to_query_value)
+    striped, project = _striped_weights(enhancement.striped), _weights(enhancement.project)
+    x = operation("spatial_enhancement")(place.region, x, expand, expand_bias, *striped, *project)
+    return _gated_feed_forward(wide.norm_2, wide.feed_forward, x, place)
+
+
+def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, place: Place) -> Array:
+    expand, expand_bias = _after_norm(norm, ffn.expand)
+    return operation("gated_feed_forward")(
+        place.region, x, expand, expand_bias, *_taps(ffn.gate), *_weights(ffn.project)
+    )
+
+
+def _mix(
+    block: "MixtureOfRankExpertsBlock",
+    x: Array,
+    features: Array,
+    context: Array,
+    summary: Array,
+    routing: Routing,
+    place: Place,
+) -> Array:
+    """x + MoRE(LN(x))."""
+    weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
+    expert = block.mixture.gathered(routing.experts)
     # The k experts of an image side by side are one of k times the rank; project(features + up(low)) is one map.
     from_features, from_context = _side_by_side(expert.from_features), _side_by_side(expert.from_context)
     up = (expert.up * weights[..., None, None]).reshape(x.shape[0], -1, x.shape[2])
@@ -113,7 +181,8 @@ def _mixture_block(
     project, project_bias = _weights(block.project)
     product = functools.partial(jnp.matmul, precision="highest")
     out = jnp.concatenate([jnp.broadcast_to(project, (x.shape[0], *project.shape)), product(up, project)], axis=1)
-    x = operation("low_rank_experts", width)(
+    return operation("low_rank_experts")(
+        place.region,
         x,
         features,
         context,
@@ -125,7 +194,6 @@ def _mixture_block(
         out,
         product(up_bias, project) + project_bias,
     )
-    return x, Routing(chosen, probabilities)
 
 
 def _side_by_side(kernels: Float[Array, "n k c r"]) -> Float[Array, "n c kr"]:
@@ -133,29 +201,22 @@ def _side_by_side(kernels: Float[Array, "n k c r"]) -> Float[Array, "n c kr"]:
     return kernels.transpose(0, 2, 1, 3).reshape(n, c, k * r)
 
 
-def _summary(block: "MixtureOfRankExpertsBlock", context: Array, width: int) -> Float[Array, "n h2 c p"]:
-    """The context's summary, resized along the rows' direction; the kernel of the experts does it along the columns'.
-
-    Reduced by 4 `recursive` times: the first time by a kernel, the others on so little that XLA may do it.
-    """
-    if block.recursive:
-        reduced = gelu(operation("reduction", width)(context, *_taps(block.aggregate))).swapaxes(2, 3)
-    else:
-        reduced = from_lines(context, width)
-    for _ in range(1, block.recursive):
-        reduced = gelu(block.aggregate(reduced))
-    summary = block.context_pointwise(block.context_depthwise(reduced))
-    resized = jax.image.resize(
-        summary, (*summary.shape[:2], width, summary.shape[3]), "bilinear", antialias=False, precision="highest"
-    )
-    return to_lines(resized)
+def _resize_columns(
+    block: "MixtureOfRankExpertsBlock", summary: Float[Array, "n h2 w2 c"], place: Place
+) -> Float[Array, "n h2 c p"]:
+    """The summary, resized along the rows' direction; the kernel of the experts does it along the columns'."""
+    if place.extent is None:
+        shape = (*summary.shape[:2], place.width, summary.shape[3])
+        return to_lines(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
+    small = place.extent.reduced(block.recursive)
+    return to_lines(resize_axis(summary, 2, place.width, small.width, place.extent.width, jnp.int32(0)))
 
 
-def convolution(x: Array, layer: nnx.Conv, width: int, norm: nnx.LayerNorm | None = None) -> Float[Array, "n h o p"]:
+def convolution(x: Array, layer: nnx.Conv, place: Place, norm: nnx.LayerNorm | None = None) -> Float[Array, "n h o p"]:
     """A dense 3×3 convolution of (N, H, C, P) features, or of their LayerNorm."""
     scale, offset = _affine(norm) if norm else (jnp.zeros(0), jnp.zeros(0))
     taps, bias = _weights(layer)
-    return operation("convolution", width)(x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
+    return operation("convolution")(place.region, x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
 
 
 def _weights(layer: nnx.Linear | nnx.Conv) -> tuple[Array, Array]:
@@ -186,49 +247,49 @@ def _after_norm(norm: nnx.LayerNorm, linear: nnx.Linear) -> tuple[Array, Array]:
 
 
 @functools.cache
-def operation(name: str, width: int) -> Callable[..., Any]:
-    """One of the kernels as a differentiable function of its arrays."""
+def operation(name: str) -> Callable[..., Any]:
+    """One of the kernels as a differentiable function of its arrays, which come after the region."""
 
     @jax.custom_vjp
-    def call(*arrays: Array) -> Any:
-        return jax.ffi.ffi_call(f"seemore_{name}", _outputs(name, arrays, width))(*arrays, width=np.int64(width))
+    def call(region: Array, *arrays: Array) -> Any:
+        return jax.ffi.ffi_call(f"seemore_{name}", _outputs(name, arrays))(region, *arrays)
 
-    def forward(*arrays: Array) -> tuple[Any, tuple[Array, ...]]:
-        return call(*arrays), arrays
+    def forward(region: Array, *arrays: Array) -> tuple[Any, tuple[Array, ...]]:
+        return call(region, *arrays), (region, *arrays)
 
-    def backward(arrays: tuple[Array, ...], gradients: Any) -> tuple[Array, ...]:
+    def backward(inputs: tuple[Array, ...], gradients: Any) -> tuple[Array | None, ...]:
+        native.prepare_gradients()
+        region, *arrays = inputs
         gradients = jax.tree.leaves(gradients)
         if name == "low_rank_experts":
-            return _low_rank_experts_backward(arrays, gradients[0], width)
-        return _backward(name, arrays, gradients, arrays, width)
+            return None, *_low_rank_experts_backward(region, arrays, gradients[0])
+        return None, *_backward(name, region, arrays, gradients, arrays)
 
     call.defvjp(forward, backward)
     return call
 
 
 def _backward(
-    name: str, arrays: Sequence[Array], gradients: Sequence[Array], of: Sequence[Array], width: int
+    name: str, region: Array, arrays: Sequence[Array], gradients: Sequence[Array], of: Sequence[Array]
 ) -> tuple[Array, ...]:
     """The gradients towards the arrays in `of`."""
     outputs = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in of)
-    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", outputs)(*arrays, *gradients, width=np.int64(width)))
+    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", outputs)(region, *arrays, *gradients))
 
 
-def _low_rank_experts_backward(arrays: tuple[Array, ...], gradient: Array, width: int) -> tuple[Array, ...]:
+def _low_rank_experts_backward(region: Array, arrays: Sequence[Array], gradient: Array) -> tuple[Array, ...]:
     """The input is added to the output, and the summary, interpolated between its rows, to the context."""
     x, _, context, summary, *_ = arrays
-    others = _backward("low_rank_experts", arrays, [gradient], [arrays[1], context, *arrays[4:]], width)
-    resize = functools.partial(_resize_rows, height=x.shape[1])
+    others = _backward("low_rank_experts", region, arrays, [gradient], [arrays[1], context, *arrays[4:]])
+    _, _, first_row, image_height, summary_rows, *_ = region
+    resize = functools.partial(
+        resize_axis, axis=1, length=x.shape[1], source=summary_rows, target=image_height, first=first_row
+    )
     (summary_gradient,) = jax.linear_transpose(resize, summary)(others[1])
     return gradient, *others[:2], summary_gradient, *others[2:]
 
 
-def _resize_rows(summary: Float[Array, "n h2 c p"], *, height: int) -> Float[Array, "n h c p"]:
-    n, _, channels, pitch = summary.shape
-    return jax.image.resize(summary, (n, height, channels, pitch), "bilinear", antialias=False, precision="highest")
-
-
-def _outputs(name: str, arrays: Sequence[Array], width: int) -> Any:
+def _outputs(name: str, arrays: Sequence[Array]) -> Any:
     """Shapes of a kernel's results."""
     x = arrays[0]
     n, height, channels, pitch = x.shape
@@ -238,5 +299,5 @@ def _outputs(name: str, arrays: Sequence[Array], width: int) -> Any:
     if name == "features_and_context":
         return shape(x.shape), shape(x.shape), shape((n, channels))
     if name == "reduction":
-        return shape((n, height // 4, channels, width // 4))
+        return shape((n, height // 4, channels, pitch // 4))
     return shape(x.shape)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.extent import Extent
 from seemore_jax.network.routing import Routing
 
 if TYPE_CHECKING:
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
 
 
 def apply_groups(
-    groups: Sequence["ResidualGroup"], x: Float[Array, "n h w c"], config: SeemoReConfig
+    groups: Sequence["ResidualGroup"],
+    x: Float[Array, "n h w c"],
+    config: SeemoReConfig,
+    extent: Extent | None = None,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
-    """The features after all groups, and the routing with a `groups` axis."""
+    """The features after all groups, and the routing with a `groups` axis; of the image in `x` that `extent` says."""
     routings = []
     for group in groups:
-        x, routing = jax.checkpoint(group)(x) if config.rematerialize else group(x)
+        x, routing = jax.checkpoint(group)(x, extent) if config.rematerialize else group(x, extent)
         routings.append(routing)
     return x, stack_routings(routings)
 

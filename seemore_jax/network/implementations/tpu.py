@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
+from seemore_jax.network.extent import Extent
 from seemore_jax.network.implementations import pallas_blocks as blocks
+from seemore_jax.network.implementations import plain
 from seemore_jax.network.implementations.pallas_stages import SUBLANES, Image, Weights, apply, round_up
 from seemore_jax.network.layers import gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
@@ -53,9 +55,14 @@ class GroupWeights(NamedTuple):
 
 
 def apply_groups(
-    groups: Sequence["ResidualGroup"], x: Float[Array, "n h w c"], config: SeemoReConfig
+    groups: Sequence["ResidualGroup"],
+    x: Float[Array, "n h w c"],
+    config: SeemoReConfig,
+    extent: Extent | None = None,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
     """As `plain.apply_groups`."""
+    if extent is not None:  # the kernels know the image's size when they are compiled
+        return plain.apply_groups(groups, x, config, extent)
     image = Image.of(x.shape[1], x.shape[2], config)
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]

@@ -93,8 +93,9 @@ def test_extreme_values_are_those_of_gelu() -> None:
     x = jnp.broadcast_to(values[:, None], (1, 1, 12, channels))
     identity, zeros = jnp.eye(channels), jnp.zeros(channels)
     taps = jnp.zeros((3, channels)).at[1].set(1.0)
-    features, _, _ = cpu.operation("features_and_context", 12)(
-        cpu.to_lines(x), jnp.concatenate([identity, identity], 1), jnp.zeros(2 * channels), taps, zeros, taps, zeros
+    expand = jnp.concatenate([identity, identity], 1)
+    features, _, _ = cpu.operation("features_and_context")(
+        cpu.Place.of(x, SMALL, None).region, cpu.to_lines(x), expand, jnp.zeros(8), taps, zeros, taps, zeros
     )
     gelu = jax.nn.gelu
     expected = gelu(gelu(values, approximate=False), approximate=False)

@@ -14,29 +14,27 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent import futures
 from pathlib import Path
 
 import jax
 import jaxlib
 
+from seemore_jax.errors import InputError
 from seemore_jax.files import replacing, user_cache
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
 # GCC's and Clang's names. Errno and traps of mathematical functions would forbid vectors.
 _FLAGS = [
-    *("-std=gnu++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
+    *("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     *("-fPIC", "-shared", "-fvisibility=hidden"),
 ]
-# Each also has a gradient, called NAME_backward.
-KERNELS = (
-    "gated_feed_forward",
-    "spatial_enhancement",
-    "convolution",
-    "features_and_context",
-    "low_rank_experts",
-    "reduction",
-)
+# What each source file defines; NAME_backward.cc beside it defines the gradients, called KERNEL_backward.
+KERNELS = {
+    "rank_modulating": ("convolution", "features_and_context", "low_rank_experts", "reduction"),
+    "spatial_modulating": ("gated_feed_forward", "spatial_enhancement"),
+}
 
 
 @functools.cache
@@ -48,35 +46,67 @@ def available() -> bool:
     if os.environ.get("SEEMORE_NATIVE") == "0":
         return False
     try:
-        library = ctypes.CDLL(str(_compiled()))
+        _register("")
     except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
         _LOG.warning(
             "the CPU kernels cannot be compiled, which makes the network several times slower; "
             "install a C++ compiler (g++ or clang++), or name one in CXX (%s)",
-            " ".join(detail.split())[:200],
+            _detail(error),
         )
         return False
-    for kernel in KERNELS:
-        for name in (kernel, f"{kernel}_backward"):
-            handler = jax.ffi.pycapsule(getattr(library, f"seemore_{name}"))
-            jax.ffi.register_ffi_target(f"seemore_{name}", handler, platform="cpu")
     return True
 
 
-def _compiled() -> Path:
-    """The compiled kernels for this source, compiler, CPU and version of XLA."""
-    compiler = os.environ.get("CXX", "c++").split()
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
-    identity = "\n".join([version, _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
-    path = _cache() / f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+@functools.cache
+def prepare_gradients() -> None:
+    """As `available`, for the kernels' gradients: only training needs them.
+
+    Raises:
+      InputError: they cannot be compiled.
+    """
+    try:
+        _register("_backward")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise InputError(
+            f"the CPU kernels' gradients cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
+        ) from error
+
+
+def _register(ending: str) -> None:
+    """Compiles and registers the kernels, or with the ending "_backward" their gradients."""
+    with futures.ThreadPoolExecutor() as pool:  # compilers are processes of their own: one for each source file
+        libraries = pool.map(lambda name: ctypes.CDLL(str(_compiled(name + ending))), KERNELS)
+        for kernels, library in zip(KERNELS.values(), libraries, strict=True):
+            for kernel in kernels:
+                name = f"seemore_{kernel}{ending}"
+                jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+def _detail(error: Exception) -> str:
+    return " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
+
+
+def _compiled(source: str) -> Path:
+    """The compiled file of a source file, for this compiler, CPU and version of XLA."""
+    path = _cache() / f"{source}-{_identity()}.so"
     if not path.exists():
-        _LOG.warning("compiling the CPU kernels: once on this machine, for about half a minute")
+        _LOG.warning("compiling %s.cc for this CPU: once on this machine, for some seconds", source)
         with replacing(path) as temporary:
-            command = [*compiler, *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / "kernels.cc")]
+            command = [*_compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / f"{source}.cc")]
             subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=True)
     return path
+
+
+def _compiler() -> list[str]:
+    return os.environ.get("CXX", "c++").split()
+
+
+def _identity() -> str:
+    """Of the sources, the compiler, the CPU and the version of XLA."""
+    version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
+    identity = "\n".join([version, _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
+    return hashlib.sha256(identity).hexdigest()[:16]
 
 
 def _cache() -> Path:

@@ -69,12 +69,17 @@ class Linear {
         for (int j = 0; j < span; ++j) sums[o][j] += weight * x[j];
       }
     }
-    int outputs = std::min(kTile, outputs_ - first);
+    // Not unrolled: what is done with a result is long code.
+    Vec results[kTile * span];
 #pragma GCC unroll 8
     for (int o = 0; o < kTile; ++o)
-      if (o < outputs)
 #pragma GCC unroll 8
-        for (int j = 0; j < span; ++j) emit(first + o, w + j * kLanes, sums[o][j]);
+      for (int j = 0; j < span; ++j) results[o * span + j] = sums[o][j];
+    int outputs = std::min(kTile, outputs_ - first);
+#pragma GCC unroll 1
+    for (int o = 0; o < outputs; ++o)
+#pragma GCC unroll 1
+      for (int j = 0; j < span; ++j) emit(first + o, w + j * kLanes, results[o * span + j]);
   }
 
   int inputs_, outputs_;

@@ -8,11 +8,12 @@ namespace seemore {
 // From the embedded input: features = GELU(striped(first half)) and context = second half of expand(GELU(input)).
 struct FeaturesAndContext {
   Shape shape;
+  int begin, end;  // rows that count in the sum of the features
   Striped striped;
   Linear expanding, unexpanding;
 
-  FeaturesAndContext(Shape shape, const float* expand, const float* expand_bias, Striped striped)
-      : shape(shape), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
+  FeaturesAndContext(Shape shape, int begin, int end, const float* expand, const float* expand_bias, Striped striped)
+      : shape(shape), begin(begin), end(end), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
         unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)) {}
 
   // `pooled` gets the sum of the strip's features.
@@ -45,6 +46,7 @@ struct FeaturesAndContext {
         for (int w = 0; w < pitch; w += kLanes)
           store(to + w, gelu(striped.column_bias[c] + striped.column(between, done, c, w, false)));
         std::fill(to + shape.width, to + pitch, 0.0f);
+        if (done < begin || done >= end) continue;
         Vec total{};
         for (int w = 0; w < pitch; w += kLanes) total += load(to + w);
         pooled[c] += sum(total);
@@ -90,7 +92,8 @@ struct FeaturesAndContext {
       for (int c = 0; c < channels; ++c)
         for (int w = 0; w < pitch; w += kLanes) {
           Vec ahead = striped.column_bias[c] + striped.column(between, row, c, w, false);
-          Vec g = load(features_gradient + shape.line(strip.image, row, c) + w) + pooled_gradient[c];
+          Vec g = load(features_gradient + shape.line(strip.image, row, c) + w);
+          if (row >= this->begin && row < this->end) g += pooled_gradient[c];
           store(striped_gradient.line(row, c) + w, g * gelu_slope(ahead));
         }
       striped_gradient.clear_from(row, shape.width);
@@ -122,12 +125,15 @@ struct FeaturesAndContext {
 // image's weights. The summary has fewer rows, between which it is interpolated.
 struct LowRankExperts {
   Shape shape;
-  int rank, summary_rows;
+  Shape summary_shape;
+  int first_row, image_height;  // where the rows are in the image of which the summary is
+  int rank;
   Linear from_features, from_context, out, unfrom_features, unfrom_context, unout;
 
-  LowRankExperts(Shape shape, int rank, int summary_rows, const float* features, const float* features_bias,
-                 const float* context, const float* context_bias, const float* out, const float* out_bias)
-      : shape(shape), rank(rank), summary_rows(summary_rows),
+  LowRankExperts(Shape shape, Shape summary_shape, int first_row, int image_height, int rank, const float* features,
+                 const float* features_bias, const float* context, const float* context_bias, const float* out,
+                 const float* out_bias)
+      : shape(shape), summary_shape(summary_shape), first_row(first_row), image_height(image_height), rank(rank),
         from_features(shape.channels, rank, features, features_bias),
         from_context(shape.channels, rank, context, context_bias),
         out(shape.channels + rank, shape.channels, out, out_bias),
@@ -137,11 +143,11 @@ struct LowRankExperts {
 
   // context + summary of one row; half-pixel centres, edges repeated.
   void calibrate(int image, int row, const float* context, const float* summary, Rows& to, int to_row) const {
-    float position = std::clamp((row + 0.5f) * summary_rows / shape.height - 0.5f, 0.0f, summary_rows - 1.0f);
-    int above = static_cast<int>(position), below = std::min(above + 1, summary_rows - 1);
-    float share = position - above;
-    Shape small = shape;
-    small.height = summary_rows;
+    const Shape& small = summary_shape;
+    double position = (first_row + row + 0.5) * small.height / image_height - 0.5;
+    position = std::clamp(position, 0.0, small.height - 1.0);
+    int above = static_cast<int>(position), below = std::min(above + 1, small.height - 1);
+    float share = static_cast<float>(position - above);
     for (int c = 0; c < shape.channels; ++c) {
       const float* from = context + shape.line(image, row, c);
       const float *upper = summary + small.line(image, above, c), *lower = summary + small.line(image, below, c);
@@ -236,7 +242,7 @@ struct LowRankExperts {
 
 // The context's first reduction: a depthwise 4x4 filter at stride 4. Rows and columns that fill no window are unused.
 struct Reduction {
-  Shape shape;        // of the input; the output is (N, H / 4, C, W / 4), without padding
+  Shape shape;        // of the input; the output is (N, H / 4, C, P / 4)
   const float* taps;  // (4, 4, C)
 
   // The taps of filter row i along a vector of columns.
@@ -245,9 +251,9 @@ struct Reduction {
     for (int lane = 0; lane < kLanes; ++lane) v[lane] = taps[(4 * i + lane % 4) * shape.channels + channel];
     return v;
   }
-  float* small_line(float* data, int image, int row, int channel) const {
-    return data + ((static_cast<size_t>(image) * (shape.height / 4) + row) * shape.channels + channel) *
-                      (shape.width / 4);
+  // Of the output.
+  Shape small() const {
+    return {shape.images, shape.rows / 4, shape.channels, shape.pitch / 4, shape.height / 4, shape.width / 4};
   }
 
   // One row of the output.
@@ -260,9 +266,10 @@ struct Reduction {
         for (int i = 0; i < 4; ++i) total += filter[i] * load(x + shape.line(image, 4 * row + i, c) + w);
         store(products + w, total);
       }
-      float* to = small_line(out, image, row, c);
+      float* to = out + small().line(image, row, c);
       for (int q = 0; q < shape.width / 4; ++q)
         to[q] = bias[c] + (products[4 * q] + products[4 * q + 1]) + (products[4 * q + 2] + products[4 * q + 3]);
+      std::fill(to + shape.width / 4, to + shape.pitch / 4, 0.0f);
     }
   }
 
@@ -271,7 +278,7 @@ struct Reduction {
                 float* bias_gradient) const {
     float* spread = Scratch::of_thread().take(shape.pitch);
     for (int c = 0; c < shape.channels; ++c) {
-      const float* from = small_line(const_cast<float*>(gradient), image, row, c);
+      const float* from = gradient + small().line(image, row, c);
       std::fill_n(spread, shape.pitch, 0.0f);
       for (int q = 0; q < shape.width / 4; ++q) {
         bias_gradient[c] += from[q];

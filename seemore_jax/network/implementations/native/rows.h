@@ -2,7 +2,8 @@
 //
 // Maps are (N, H, C, P): each image row is C lines of P floats. P is the width W rounded up to kBlock, so that every
 // line is whole vectors. What stands in the columns from W on is arbitrary but finite in features, and zero in
-// gradients; it is cleared wherever a filter could see it.
+// gradients; it is cleared wherever a filter could see it. Of the H rows, `height` are image, and what is said of the
+// columns holds for the others: one program serves images of several sizes.
 #pragma once
 
 #include <algorithm>
@@ -18,9 +19,10 @@ inline constexpr int kBlock = 16;
 inline constexpr int kMargin = 16;  // zeros beside each line in scratch memory: half of the longest filter
 
 struct Shape {
-  int images, height, channels, pitch, width;
+  int images, rows, channels, pitch;  // of the array
+  int height, width;                  // of the image in it
   size_t line(int image, int row, int channel) const {
-    return ((static_cast<size_t>(image) * height + row) * channels + channel) * pitch;
+    return ((static_cast<size_t>(image) * rows + row) * channels + channel) * pitch;
   }
   size_t row_stride() const { return static_cast<size_t>(channels) * pitch; }
   bool has(int row) const { return row >= 0 && row < height; }

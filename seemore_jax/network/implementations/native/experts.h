@@ -1,0 +1,33 @@
+// The operations of a rank modulating expert from the arrays of a call.
+#pragma once
+
+#include "call.h"
+#include "convolution.h"
+#include "mixture.h"
+
+namespace seemore {
+
+// `scale` and `offset` of the LayerNorm are empty where there is none.
+inline Convolution convolution_of(const Call& call, const Array& x, const Array& scale, const Array& offset,
+                                  const Array& taps, const Array& bias) {
+  bool norm = scale.count() > 0;
+  return Convolution(call.shape(x), bias.dim(0), norm ? scale.data : nullptr, norm ? offset.data : nullptr, taps.data,
+                     bias.data);
+}
+
+// The experts of each image.
+inline std::vector<LowRankExperts> experts_of(const Call& call, const Array& x, const Array& summary, const Array& wf,
+                                              const Array& bf, const Array& wc, const Array& bc, const Array& wo,
+                                              const Array& bo) {
+  Shape shape = call.shape(x), small = call.shape(summary);
+  small.height = call.region.summary_rows;
+  int c = shape.channels, rank = bf.dim(1);
+  std::vector<LowRankExperts> all;
+  for (int n = 0; n < shape.images; ++n)
+    all.emplace_back(shape, small, call.region.first_row, call.region.image_height, rank, wf.data + n * c * rank,
+                     bf.data + n * rank, wc.data + n * c * rank, bc.data + n * rank, wo.data + n * (c + rank) * c,
+                     bo.data + n * c);
+  return all;
+}
+
+}  // namespace seemore

@@ -1,0 +1,77 @@
+// The gradients of the kernels in rank_modulating.cc.
+
+#include "call.h"
+#include "convolution.h"
+#include "experts.h"
+#include "mixture.h"
+
+namespace seemore {
+
+void convolution_backward(const Call& call) {
+  auto [x, scale, offset, taps, bias, gradient] = call.inputs<6>();
+  auto [dx, dscale, doffset, dtaps, dbias] = call.outputs<5>();
+  Convolution op = convolution_of(call, x, scale, offset, taps, bias);
+  auto work = strips(op.shape, kBackwardRows);
+  Sums sums({dscale, doffset, dtaps, dbias}, work);
+  for_each_task(call.pool, work.size(), [&, x = x, gradient = gradient, dx = dx](int i) {
+    op.backward(work[i], x.data, gradient.data, dx.data, {sums.of(i, 0), sums.of(i, 1), sums.of(i, 2), sums.of(i, 3)});
+  });
+  sums.finish();
+  clear_beyond(op.shape, dx);
+}
+
+void features_and_context_backward(const Call& call) {
+  auto [x, w, b, row, row_bias, column, column_bias, dfeatures, dcontext, dpooled] = call.inputs<10>();
+  auto [dx, dw, db, drow, drow_bias, dcolumn, dcolumn_bias] = call.outputs<7>();
+  FeaturesAndContext op(call.shape(x), call.region.begin, call.region.end, w.data, b.data,
+                        striped_of(row, row_bias, column, column_bias));
+  auto work = strips(op.shape, kBackwardRows);
+  Sums sums({dw, db, drow, drow_bias, dcolumn, dcolumn_bias}, work);
+  for_each_task(call.pool, work.size(),
+                [&, x = x, dfeatures = dfeatures, dcontext = dcontext, dpooled = dpooled, dx = dx](int i) {
+                  op.backward(work[i], x.data, dfeatures.data, dcontext.data,
+                              dpooled.data + work[i].image * op.shape.channels, dx.data,
+                              {sums.of(i, 0), sums.of(i, 1), {sums.of(i, 2), sums.of(i, 3), sums.of(i, 4), sums.of(i, 5)}});
+                });
+  sums.finish();
+  clear_beyond(op.shape, dx);
+}
+
+void low_rank_experts_backward(const Call& call) {
+  auto [x, features, context, summary, wf, bf, wc, bc, wo, bo, gradient] = call.inputs<11>();
+  auto [dfeatures, dcontext, dwf, dbf, dwc, dbc, dwo, dbo] = call.outputs<8>();
+  auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
+  auto work = strips(experts[0].shape, kBackwardRows);
+  Sums sums({dwf, dbf, dwc, dbc, dwo, dbo}, work, true);
+  for_each_task(call.pool, work.size(),
+                [&, features = features, context = context, summary = summary, gradient = gradient,
+                 dfeatures = dfeatures, dcontext = dcontext](int i) {
+                  experts[work[i].image].backward(
+                      work[i], features.data, context.data, summary.data, gradient.data, dfeatures.data, dcontext.data,
+                      {sums.of(i, 0), sums.of(i, 1), sums.of(i, 2), sums.of(i, 3), sums.of(i, 4), sums.of(i, 5)});
+                });
+  sums.finish();
+  clear_beyond(experts[0].shape, dfeatures);
+  clear_beyond(experts[0].shape, dcontext);
+}
+
+void reduction_backward(const Call& call) {
+  auto [x, taps, bias, gradient] = call.inputs<4>();
+  auto [dx, dtaps, dbias] = call.outputs<3>();
+  Reduction op{call.shape(x), taps.data};
+  std::fill_n(dx.data, dx.count(), 0.0f);
+  auto work = strips(op.small(), kBackwardRows / 4);
+  Sums sums({dtaps, dbias}, work);
+  for_each_task(call.pool, work.size(), [&, x = x, gradient = gradient, dx = dx](int i) {
+    for (int row = work[i].begin; row < work[i].end; ++row)
+      op.backward(work[i].image, row, x.data, gradient.data, dx.data, sums.of(i, 0), sums.of(i, 1));
+  });
+  sums.finish();
+}
+
+SEEMORE_KERNEL(convolution_backward);
+SEEMORE_KERNEL(features_and_context_backward);
+SEEMORE_KERNEL(low_rank_experts_backward);
+SEEMORE_KERNEL(reduction_backward);
+
+}  // namespace seemore
