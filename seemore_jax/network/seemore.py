@@ -199,16 +199,10 @@ class MixtureOfRankExpertsBlock(nnx.Module):
 
     def calibrate(self, context: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
         """Adds to the context its own summary: reduced by 4 `recursive` times, mixed, and resized back."""
-        height, width = context.shape[1:3]
         summary = context
         for _ in range(self.recursive):
             summary = self.reduce(summary)
-        summary = self.mix_summary(summary, extent)
-        if extent is None:
-            return context + resize_bilinear(summary, height, width)
-        small = extent.reduced(self.recursive)
-        summary = resize_axis(summary, 2, width, small.width, extent.width, jnp.int32(0))
-        return context + resize_axis(summary, 1, height, small.height, extent.image_height, extent.first_row)
+        return context + self.resize_summary(self.mix_summary(summary, extent), context.shape[1:3], extent)
 
     def reduce(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         """The context of a quarter of the height and width; what is left of them over is dropped."""
@@ -218,6 +212,17 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         """The summary, from the whole image's context after all reductions; `extent` is the image's."""
         small = None if extent is None else extent.reduced(self.recursive)
         return self.context_pointwise(self.context_depthwise(inside(reduced, small)))
+
+    def resize_summary(
+        self, summary: Float[Array, "n h2 w2 c"], shape: tuple[int, ...], extent: Extent | None = None
+    ) -> Float[Array, "n h w c"]:
+        """The summary at each pixel of the context, which is of that height and width."""
+        height, width = shape
+        if extent is None:
+            return resize_bilinear(summary, height, width)
+        small = extent.reduced(self.recursive)
+        summary = resize_axis(summary, 2, width, small.width, extent.width, jnp.int32(0))
+        return resize_axis(summary, 1, height, small.height, extent.image_height, extent.first_row)
 
 
 class MixtureOfLowRankExperts(nnx.Module):

@@ -1,11 +1,12 @@
 """How the residual groups are computed: one module for each backend that has a faster way, chosen here.
 
 Each has a function `apply_groups` of one signature and one meaning, that of `plain`, against which its values and
-gradients are tested. It takes the network's modules for their parameters only.
+gradients are tested. It takes the network's modules for their parameters only. Some do it in steps (`Stages`), which
+can be done to one part of an image after the other.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 from jaxtyping import Array, Float
@@ -34,3 +35,25 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyGroups:
 
         return tpu.apply_groups
     return plain.apply_groups
+
+
+class Stages(Protocol):
+    """A residual group in steps, each of which takes part of an image as well as the whole.
+
+    Between them are what only a whole image has: the router's choice, from the sums that `separate` returns, and the
+    context's summary, from what `reduce` leaves of it.
+    """
+
+    # The attributes are the functions of `plain`, which say what each is.
+    place: Callable[[tuple[int, ...], SeemoReConfig, Extent], Any]
+    enter: Callable[[Array], Array]
+    leave: Callable[[Array, int], Array]
+    embed: Callable[["ResidualGroup", Array, Any], Array]
+    separate: Callable[["ResidualGroup", Array, Any], tuple[Array, Array, Array]]
+    reduce: Callable[["ResidualGroup", Array, Any], Array]
+    modulate: Callable[["ResidualGroup", Array, Array, Array, Array, Routing, Any], Array]
+
+
+def chosen_stages(config: SeemoReConfig) -> Stages:
+    """The implementation that has the steps of `chosen_implementation`; the plain one where that has none."""
+    return cpu if chosen_implementation(config) is cpu.apply_groups else plain

@@ -45,14 +45,14 @@ def apply_groups(
     extent: Extent | None = None,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
     """As `plain.apply_groups`."""
-    place = Place.of(x, config, extent)
+    where = place(x.shape[1:3], config, extent)
     routings = []
-    x = to_lines(x)
+    x = enter(x)
     for group in groups:
-        apply = functools.partial(_residual_group, place=place)
+        apply = functools.partial(_residual_group, place=where)
         x, routing = (jax.checkpoint(apply) if config.rematerialize else apply)(group, x)
         routings.append(routing)
-    return from_lines(x, place.width), stack_routings(routings)
+    return leave(x, where.width), stack_routings(routings)
 
 
 class Place(NamedTuple):
@@ -68,33 +68,36 @@ class Place(NamedTuple):
     extent: Extent | None
     region: Int32[Array, "7"]
 
-    @classmethod
-    def of(cls, x: Float[Array, "n h w c"], config: SeemoReConfig, extent: Extent | None) -> "Place":
-        """For feature maps that are not lines yet."""
-        height, width = x.shape[1:3]
-        reduction = 4**config.recursive
-        known = extent or Extent.of(height, width)
-        rows = (known.first_row, known.image_height, known.image_height // reduction, known.begin, known.end)
-        return cls(width, extent, jnp.stack([known.height, known.width, *rows]))
+
+def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent | None) -> Place:
+    """Where the image is in feature maps of that height and width."""
+    height, width = shape
+    known = extent or Extent.of(height, width)
+    summary_rows = known.image_height // 4**config.recursive
+    rows = (known.first_row, known.image_height, summary_rows, known.begin, known.end)
+    return Place(width, extent, jnp.stack([known.height, known.width, *rows]))
 
 
-def to_lines(x: Float[Array, "n h w c"]) -> Float[Array, "n h c p"]:
+def enter(x: Float[Array, "n h w c"]) -> Float[Array, "n h c p"]:
     """The kernels' layout."""
     return jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % _BLOCK), (0, 0))).swapaxes(2, 3)
 
 
-def from_lines(x: Float[Array, "n h c p"], width: int) -> Float[Array, "n h w c"]:
-    """The inverse of `to_lines`."""
+def leave(x: Float[Array, "n h c p"], width: int) -> Float[Array, "n h w c"]:
+    """The inverse of `enter`."""
     return x[..., :width].swapaxes(2, 3)
 
 
 def _residual_group(group: "ResidualGroup", x: Array, *, place: Place) -> tuple[Array, Routing]:
-    """Each step of it is one that `seemore_jax.inference.strips` can do to a part of an image."""
+    """In the steps of `Stages`, as strips of an image go through it too."""
     block = group.rank_modulating.mixture_block
     features, context, total = separate(group, embed(group, x, place), place)
     count = place.region[3] * place.region[1]
     routing = block.mixture.route(block.mixture.router.choose(total / count))
-    summary = block.mix_summary(reduce_further(group, reduce(group, context, place)), place.extent)
+    reduced = reduce(group, context, place)
+    for _ in range(1, block.recursive):
+        reduced = block.reduce(reduced)
+    summary = block.mix_summary(reduced, place.extent)
     return modulate(group, x, features, context, summary, routing, place), routing
 
 
@@ -120,17 +123,9 @@ def reduce(group: "ResidualGroup", context: Array, place: Place) -> Float[Array,
     """The context after the first of its reductions, if it has any; from here on, the plain network goes on."""
     block = group.rank_modulating.mixture_block
     if not block.recursive:
-        return from_lines(context, place.width)
+        return leave(context, place.width)
     reduced = operation("reduction")(place.region, context, *_taps(block.aggregate))
-    return gelu(from_lines(reduced, place.width // 4))
-
-
-def reduce_further(group: "ResidualGroup", reduced: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-    """All reductions but the first."""
-    block = group.rank_modulating.mixture_block
-    for _ in range(1, block.recursive):
-        reduced = block.reduce(reduced)
-    return reduced
+    return gelu(leave(reduced, place.width // 4))
 
 
 def modulate(
@@ -207,9 +202,9 @@ def _resize_columns(
     """The summary, resized along the rows' direction; the kernel of the experts does it along the columns'."""
     if place.extent is None:
         shape = (*summary.shape[:2], place.width, summary.shape[3])
-        return to_lines(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
+        return enter(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
     small = place.extent.reduced(block.recursive)
-    return to_lines(resize_axis(summary, 2, place.width, small.width, place.extent.width, jnp.int32(0)))
+    return enter(resize_axis(summary, 2, place.width, small.width, place.extent.width, jnp.int32(0)))
 
 
 def convolution(x: Array, layer: nnx.Conv, place: Place, norm: nnx.LayerNorm | None = None) -> Float[Array, "n h o p"]:
