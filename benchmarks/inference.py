@@ -19,7 +19,7 @@ from flax import nnx
 import seemore_jax as sj
 from benchmarks import peers, timing
 from benchmarks.timing import Call
-from seemore_jax.inference.upscaling import upscale_batch
+from seemore_jax.inference.runner import upscale_batch
 
 DEFAULT_MODELS = ("T-x4", "T-x2", "L-x4")
 PEERS = ("eager", "compile", "onnxruntime", "openvino")

@@ -20,7 +20,7 @@ import seemore_jax as sj
 from benchmarks import timing
 from benchmarks.programs import Program, loss_function, random_images
 from seemore_jax.files import replacing
-from seemore_jax.inference.upscaling import upscale_batch
+from seemore_jax.inference.runner import upscale_batch
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,27 +2,33 @@
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float32, Num
 
-# LR (N, H, W, C) to SR (N, s·H, s·W, C), of any size.
-Network = Callable[[Array], Array]
+from seemore_jax.inference.watch import Watch
+
+# LR (N, H, W, C) to SR (N, s·H, s·W, 3), of any size.
+Network = Callable[[np.ndarray, Watch], np.ndarray]
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
 
 
-def self_ensemble(network: Network, lr: Float[Array, "n h w c"]) -> Float[Array, "n sh sw c"]:
+def self_ensemble(network: Network, lr: Num[np.ndarray, "n h w c"], watch: Watch) -> Float32[np.ndarray, "n sh sw 3"]:
     """The mean of what `network` makes of the eight versions of a batch, each turned back.
 
     They go through it one after the other, so that it needs no more memory than once; two sizes, H×W and W×H,
-    reach it.
+    reach it. `watch` is told of the progress of all.
 
     Source: Timofte et al., *Seven ways to improve example-based single image super resolution*, CVPR 2016.
     """
-    total = jnp.zeros((), jnp.float32)
-    for transpose in (False, True):
-        for axes in _FLIPS:
-            turned = jnp.flip(lr.swapaxes(1, 2) if transpose else lr, axes)
-            sr = jnp.flip(network(turned), axes)
-            total = total + (sr.swapaxes(1, 2) if transpose else sr)
-    return total / (2 * len(_FLIPS))
+    versions = [(transpose, axes) for transpose in (False, True) for axes in _FLIPS]
+    total = None
+    for number, (transpose, axes) in enumerate(versions):
+        turned = np.flip(lr.swapaxes(1, 2) if transpose else lr, axes)
+        part = Watch(lambda share, number=number: watch.progress((number + share) / len(versions)), watch.note)
+        sr = np.flip(network(turned, part), axes)
+        sr = sr.swapaxes(1, 2) if transpose else sr
+        total = sr.astype(np.float32) if total is None else np.add(total, sr, out=total)
+        watch.progress((number + 1) / len(versions))
+    assert total is not None
+    return total / np.float32(len(versions))

@@ -2,29 +2,33 @@
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt
+from jaxtyping import Bool, Float32, UInt
 
 from seemore_jax.data.images import to_8_bits
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
 from seemore_jax.inference.ensemble import self_ensemble
+from seemore_jax.inference.pixels import from_float
+from seemore_jax.inference.runner import run
+from seemore_jax.inference.watch import Watch
 from seemore_jax.network import Routing, SeemoRe
 
-# Luma of ITU-R BT.601, by which a grey image's three upscaled channels become one again.
-_LUMA = (0.299, 0.587, 0.114)
 # Beyond this many times the network's own factor, enlarging only costs memory.
 _MOST_ENLARGED = 4
 
 
 def upscale(
-    model: SeemoRe, image: UInt[np.ndarray, "h w *c"], *, outscale: float | None = None, ensemble: bool = False
+    model: SeemoRe,
+    image: UInt[np.ndarray, "h w *c"],
+    *,
+    outscale: float | None = None,
+    ensemble: bool = False,
+    tile: int | None = None,
+    watch: Watch | None = None,
 ) -> UInt[np.ndarray, "sh sw *c"]:
-    """Upscales one image.
+    """Upscales one image, of any size: a large one in strips, or split over the devices, with the same result.
 
     Args:
       model: any SeemoRe; its `config.scale` is the factor s.
@@ -33,6 +37,9 @@ def upscale(
       outscale: another factor than the model's: its output is resized bicubically, with antialiasing where that
         shrinks it. Sides are rounded up.
       ensemble: average over eight flips and transposes, for eight times the time.
+      tile: rows of the strips in which the image is upscaled; 0: the whole at once, whatever memory that takes. By
+        default that depends on its size.
+      watch: told how far a large image is, and what there is to know about it.
 
     Returns:
       An image of s times the size, of the same type and channels, rounded and clipped. Alpha is enlarged
@@ -42,9 +49,10 @@ def upscale(
     Raises:
       InputError: another type or shape, an empty image, or an `outscale` that is not within 0 and 4·s.
 
-    One program is compiled for each image size, type and channel count.
+    Programs are compiled for each type and channel count, and for one in some dozen image sizes.
     """
-    return upscale_images(model, [np.asarray(image)], outscale=outscale, ensemble=ensemble)[0]
+    image = np.asarray(image)
+    return upscale_images(model, [image], outscale=outscale, ensemble=ensemble, tile=tile, watch=watch)[0]
 
 
 def upscale_images(
@@ -54,11 +62,13 @@ def upscale_images(
     outscale: float | None = None,
     ensemble: bool = False,
     batch_size: int = 0,
+    tile: int | None = None,
+    watch: Watch | None = None,
 ) -> list[UInt[np.ndarray, "sh sw *c"]]:
     """Upscales images of one shape and type, as `upscale` does each, in one batch.
 
     Args:
-      model, outscale, ensemble: as for `upscale`.
+      model, outscale, ensemble, tile, watch: as for `upscale`.
       images: at least one.
       batch_size: fill the batch up to this many, so that a smaller one needs no program of its own.
 
@@ -75,7 +85,7 @@ def upscale_images(
     dtype, resize = colors.dtype, outscale is not None and outscale != scale
     if resize and dtype == np.uint8:
         colors = colors.astype(np.uint16) * np.uint16(257)  # rounded to 8 bits once, at the end
-    upscaled = _upscale_colors(model, colors, ensemble, batch_size)
+    upscaled = _upscale_colors(model, colors, ensemble, batch_size, tile, watch)
     if resize and outscale is not None:
         upscaled = [imresize(color, outscale / scale) for color in upscaled]
         upscaled = [to_8_bits(color) if dtype == np.uint8 else color for color in upscaled]
@@ -90,8 +100,7 @@ def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:
     """
     image = np.asarray(image)
     _check_image(image)
-    graph, parameters = nnx.split(model)
-    return jax.tree.map(np.asarray, _compiled_routing(graph, parameters, _color(image)[None]))
+    return run(model, _color(image)[None])[1]
 
 
 def check_outscale(outscale: float | None, scale: int) -> None:
@@ -137,55 +146,24 @@ def _fit(alpha: UInt[np.ndarray, "h w"], height: int, width: int) -> UInt[np.nda
 
 
 def _upscale_colors(
-    model: SeemoRe, images: UInt[np.ndarray, "n h w d"], ensemble: bool, batch_size: int
+    model: SeemoRe,
+    images: UInt[np.ndarray, "n h w d"],
+    ensemble: bool,
+    batch_size: int,
+    tile: int | None,
+    watch: Watch | None,
 ) -> list[UInt[np.ndarray, "sh sw d"]]:
     """Upscales a batch of grey (d = 1) or RGB (d = 3) images."""
-    graph, parameters = nnx.split(model)
     count = len(images)
     images = np.concatenate([images, np.repeat(images[-1:], max(0, batch_size - count), axis=0)])
     if not ensemble:
-        return list(np.asarray(_compiled_upscale(graph, parameters, images))[:count])
-    sr = self_ensemble(lambda lr: _compiled_network(graph, parameters, lr), _compiled_to_float(images))
-    return list(np.asarray(_compiled_to_integers(sr, images.dtype, images.shape[-1]))[:count])
+        return list(run(model, images, tile=tile, watch=watch)[0][:count])
 
+    def network(turned: UInt[np.ndarray, "n h w d"], watch: Watch) -> Float32[np.ndarray, "n sh sw 3"]:
+        return run(model, turned, dtype=np.float32, tile=tile, watch=watch)[0]
 
-def upscale_batch(
-    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]
-) -> UInt[Array, "n sh sw c"]:
-    """What `upscale` computes for a batch of grey or RGB images; a pure function, to be compiled."""
-    sr = _network(graph, parameters, _to_float(images))
-    return _to_integers(sr, images.dtype, images.shape[-1])
-
-
-def _network(
-    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, lr: Float[Array, "n h w 3"]
-) -> Float[Array, "n sh sw 3"]:
-    return nnx.merge(graph, parameters)(lr)
-
-
-def _routing(graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]) -> Routing:
-    return nnx.merge(graph, parameters)(_to_float(images), return_routing=True)[1]
-
-
-def _to_float(images: UInt[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
-    """Values in [0, 1]; grey in all three channels."""
-    lr = images.astype(jnp.float32) / jnp.iinfo(images.dtype).max
-    return jnp.broadcast_to(lr, (*lr.shape[:-1], 3))
-
-
-def _to_integers(sr: Float[Array, "n h w 3"], dtype: np.dtype, channels: int) -> UInt[Array, "n h w c"]:
-    """Values over the type's whole range, of one channel or three."""
-    if channels == 1:
-        sr = jnp.sum(sr * jnp.asarray(_LUMA), axis=-1, keepdims=True)
-    peak = jnp.iinfo(dtype).max
-    return jnp.round(jnp.clip(sr, 0, 1) * peak).astype(dtype)
-
-
-_compiled_upscale = jax.jit(upscale_batch, static_argnums=0)
-_compiled_routing = jax.jit(_routing, static_argnums=0)
-_compiled_network = jax.jit(_network, static_argnums=0)
-_compiled_to_float = jax.jit(_to_float)
-_compiled_to_integers = jax.jit(_to_integers, static_argnums=(1, 2))
+    sr = self_ensemble(network, images, watch or Watch())
+    return [np.asarray(from_float(image[None], images.dtype, images.shape[-1]))[0] for image in sr[:count]]
 
 
 def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w d"]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, UInt8
 
 from seemore_jax.data.image_sets import ImagePair, ImageSet
 from seemore_jax.evaluation.benchmark import Scores
-from seemore_jax.inference.upscaling import upscale_batch
+from seemore_jax.inference.runner import upscale_batch
 from seemore_jax.network import SeemoRe
 from seemore_jax.training.distributed import meet
 from seemore_jax.training.step import BATCH_AXIS, to_devices

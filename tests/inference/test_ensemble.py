@@ -1,10 +1,10 @@
 """If these fail, the self-ensemble averages images that do not lie on each other."""
 
-import jax.numpy as jnp
 import numpy as np
 
 import seemore_jax as sj
 from seemore_jax.inference.ensemble import self_ensemble
+from seemore_jax.inference.watch import Watch
 from tests.release import images, ported, release_model
 
 LR = images(2, 5, 7)
@@ -12,20 +12,24 @@ LR = images(2, 5, 7)
 
 def test_a_symmetric_enlargement_is_its_own_ensemble() -> None:
     enlarged = np.repeat(np.repeat(LR, 2, axis=1), 2, axis=2)
-    result = self_ensemble(lambda lr: jnp.repeat(jnp.repeat(lr, 2, axis=1), 2, axis=2), jnp.asarray(LR))
+    shares: list[float] = []
+    watch = Watch(progress=shares.append)
+    result = self_ensemble(lambda lr, _: np.repeat(np.repeat(lr, 2, axis=1), 2, axis=2), LR, watch)
+    assert shares == [i / 8 for i in range(1, 9)]
     np.testing.assert_allclose(result, enlarged, atol=1e-6)
 
 
 def test_all_eight_versions_are_seen_once_and_the_mean_is_invariant() -> None:
     seen = []
 
-    def network(lr: jnp.ndarray) -> jnp.ndarray:
-        seen.append(np.asarray(lr))
-        return lr * jnp.arange(lr.shape[1] * lr.shape[2]).reshape(1, *lr.shape[1:3], 1)
+    def network(lr: np.ndarray, watch: Watch) -> np.ndarray:
+        del watch
+        seen.append(lr)
+        return lr * np.arange(lr.shape[1] * lr.shape[2]).reshape(1, *lr.shape[1:3], 1)
 
-    result = np.asarray(self_ensemble(network, jnp.asarray(LR)))
+    result = self_ensemble(network, LR, Watch())
     assert len({version.tobytes() for version in seen}) == 8
-    turned = np.asarray(self_ensemble(network, jnp.asarray(LR[:, ::-1])))
+    turned = self_ensemble(network, LR[:, ::-1], Watch())
     np.testing.assert_allclose(turned[:, ::-1], result, rtol=1e-6)
 
 
