@@ -129,7 +129,10 @@ def _verdict(odd: Odd, entry: dict[str, Any] | None, model: sj.SeemoRe) -> Verdi
         if "\n" in error or " ".join(odd.name.split()) not in error:
             return Verdict(odd, "wrong", f"not one line, or it does not name the file: {error!r}")
         return Verdict(odd, "refused", error)
-    found = np.asarray(imagecodecs.png_decode(Path(entry["output"]).read_bytes()))
+    try:
+        found = np.asarray(imagecodecs.png_decode(Path(entry["output"]).read_bytes()))
+    except imagecodecs.PngError as error:
+        return Verdict(odd, "wrong", f"what was written cannot be read: {error}")
     expected = [sj.upscale(model, reading) for reading in odd.readings]
     if any(_alike(found, image) for image in expected):
         return Verdict(odd, "upscaled")

@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import io
 import logging
+import math
 import os
 import stat
 import threading
@@ -372,6 +373,8 @@ def _read_tiff16(path: Path, max_pixels: int, *, single: bool) -> Picture | None
     """The first page of a 16-bit TIFF, or None for 8 bits, which are left to Pillow."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
+        if len(page.dataoffsets) < (needed := math.prod(page.chunked)):  # Pillow would leave black what is missing
+            raise ImageError(f"{path}: damaged: {len(page.dataoffsets):,} of {needed:,} strips or tiles are there")
         if page.dtype != np.uint16:
             return None
         _check_size(path, page.imagewidth, page.imagelength, max_pixels)
