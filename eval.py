@@ -1,10 +1,13 @@
 """Evaluates weights, or bicubic, on benchmark sets.
 
 python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR [--tta]
+
+Images are spread over all devices; of several processes, all get the same arguments, and how to join as in train.py.
 """
 
 from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -17,6 +20,8 @@ from seemore_jax.exit_status import run_script
 from seemore_jax.experiment import network_config
 from seemore_jax.inference import upscale
 from seemore_jax.porting import load
+from seemore_jax.training.distributed import process_flags
+from seemore_jax.training.watch import watched
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
 _WEIGHTS = flags.DEFINE_string(
@@ -29,17 +34,25 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the SR images, results.json and comparison.png.", required=True
 )
 _TTA = flags.DEFINE_boolean("tta", False, "Average over eight flips and transposes (self-ensemble).")
+_join_processes = process_flags()
 flags.mark_flag_as_required("config")
 
 
 def main() -> None:
     """Evaluates, prints the table, and writes the output folder."""
     use_compilation_cache()
-    config = _CONFIG.value
+    _join_processes()
+    with watched("start all processes again"):
+        _evaluate(_CONFIG.value)
+
+
+def _evaluate(config: ConfigDict) -> None:
     network_config(config)  # a wrong scale or variant is best found first
     sets = find_image_sets(_DATA.value, config.scale)
     method, upscaler = _upscaler(config)
     results = evaluate_to_folder(sets, config.scale, upscaler, method, _WEIGHTS.value, Path(_OUTPUT.value))
+    if jax.process_index() > 0:
+        return
     print(f"PSNR (dB) / SSIM of the luma, ×{config.scale}")
     print(set_table(results, method))
     print(f"SR images, results.json and comparison.png are in {_OUTPUT.value}")

@@ -57,7 +57,7 @@ class Outcome:
       statuses: of the processes; negative is a signal.
       seconds: until the last process had ended, after the fault or, where that is there from the start, after the
         first process; None where the run had to wait instead.
-      said: the line that says what happened.
+      said: the line that says what happened; empty if one of the processes that could say something did not.
       went_on_from: the checkpoint from which the next start went on.
       same_losses: whether each step had the loss that it has in a run without a fault, bit for bit.
     """
@@ -130,10 +130,14 @@ class Pod:
         """Of the processes, which have ended."""
         return [process.returncode for process in self.processes]
 
+    def outputs(self, *, besides: Sequence[int] = ()) -> list[str]:
+        """What each process wrote, or all but some."""
+        return ["".join(lines) for index, lines in enumerate(self._output) if index not in besides]
+
     @property
     def output(self) -> str:
-        """What the processes wrote."""
-        return "".join(line for lines in self._output for line in lines)
+        """What all processes wrote."""
+        return "".join(self.outputs())
 
 
 @contextlib.contextmanager
@@ -197,9 +201,8 @@ def _hit(case: Case, number: signal.Signals, index: int) -> Outcome:
         if number == signal.SIGSTOP:
             running.processes[index].send_signal(signal.SIGCONT)
             seconds += running.end(ALL_END_WITHIN)
-    return Outcome(
-        f"{number.name} to process {index} at step {step}", running.statuses, seconds, _said(running.output, _LOST)
-    )
+    said = _said(running.outputs(besides=(index,)), _LOST)
+    return Outcome(f"{number.name} to process {index} at step {step}", running.statuses, seconds, said)
 
 
 def full_disk(case: Case) -> Outcome:
@@ -214,7 +217,7 @@ def full_disk(case: Case) -> Outcome:
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
         seconds = running.end(ALL_END_WITHIN)
         running.close()
-        said = _said(running.output, r"error: .*(No space left|File too large|RESOURCE_EXHAUSTED|ENOSPC)")
+        said = _said(running.outputs(), r"error: .*(No space left|File too large|RESOURCE_EXHAUSTED|ENOSPC)")
         (case.workdir / "filler").unlink(missing_ok=True)
         return _restarted(case, Outcome(f"disk full at step {step}", running.statuses, seconds, said))
 
@@ -227,7 +230,7 @@ def read_only(case: Case) -> Outcome:
         with pod(case.workdir, case.data_dirs) as running:
             seconds = running.end_of_start()
         _set_writable(case.workdir, mounted, True)
-        said = _said(running.output, r"error: .*([Rr]ead-only|Permission denied|cannot be written)")
+        said = _said(running.outputs(), r"error: .*([Rr]ead-only|Permission denied|cannot be written)")
         return _restarted(case, Outcome("workdir read-only at the start", running.statuses, seconds, said))
 
 
@@ -240,7 +243,7 @@ def missing_shard(case: Case) -> Outcome:
         shard.unlink()
     with pod(case.workdir, [*case.data_dirs[:-1], incomplete]) as running:
         seconds = running.end_of_start()
-    said = _said(running.output, r"error: process \d+ ended: .*incomplete")
+    said = _said(running.outputs(), "error: .*incomplete")
     return Outcome("no shards on the host of the last process", running.statuses, seconds, said)
 
 
@@ -255,7 +258,7 @@ def slow(case: Case) -> Outcome:
         running.end(STARTS_WITHIN)
     # Not a line about an earlier step, such as one that was being compiled.
     held_up = "|".join(str(number) for number in range(step, step + 10))
-    said = _said(running.output, rf"waiting for process \d+ on \S+: (silent|before step ({held_up})) ")
+    said = _said(running.outputs()[:1], rf"waiting for process \d+ on \S+: (silent|before step ({held_up})) ")
     return Outcome(f"last process stands still for 14 s at step {step}", running.statuses, None, said)
 
 
@@ -266,7 +269,7 @@ def corrupted(case: Case) -> Outcome:
     damage(case.workdir / "checkpoints", newest)
     with pod(case.workdir, case.data_dirs) as running:
         running.end(STARTS_WITHIN)
-    said = _said(running.output, rf"checkpoint {newest} cannot be read and is passed over.*")
+    said = _said(running.outputs()[:1], rf"checkpoint {newest} cannot be read and is passed over.*")
     return Outcome(f"checkpoint {newest} cut off", running.statuses, None, said, _went_on_from(running.output))
 
 
@@ -312,10 +315,12 @@ def _restarted(case: Case, outcome: Outcome) -> Outcome:
 _WHOLE: dict[int, float] = {}
 
 
-def _said(output: str, pattern: str) -> str:
-    """The first line with the pattern; empty if there is none."""
-    lines = re.split(r"[\r\n]+", output)
-    return next((line.strip()[:250] for line in lines if re.search(pattern, line)), "")
+def _said(outputs: Sequence[str], pattern: str) -> str:
+    """The first line with the pattern, if all outputs have one; otherwise empty."""
+    found = [
+        next((line for line in re.split(r"[\r\n]+", output) if re.search(pattern, line)), "") for output in outputs
+    ]
+    return re.sub(r"^[A-Z]\d{4} .*?\] ", "", found[0].strip()) if all(found) else ""  # without the time of a log
 
 
 def _went_on_from(output: str) -> int | None:
@@ -406,6 +411,7 @@ def _run(folder: Path, data_dirs: list[Path], options: argparse.Namespace) -> di
         outcome = CASES[name](case)
         # Two cases end with the life of their own file system, and were started again within it.
         outcomes[name] = outcome if outcome.same_losses else _restarted_unless_gone(case, outcome)
+        outcome.said = outcome.said.replace(f"{folder}/", "")[:200]
         _say(f"{name}: {outcomes[name]}")
     return outcomes
 

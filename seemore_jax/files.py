@@ -50,8 +50,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic).
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic), and no name that
+    # is too long where that of the path is not.
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:50]}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

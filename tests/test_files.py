@@ -1,4 +1,4 @@
-"""If these fail, a run whose workdir is in an object store loses its records or weights."""
+"""If these fail, files are lost or cut off by what happens while they are written, on disk or in an object store."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,3 +76,10 @@ def test_records_in_a_store_go_on(bucket: epath.Path) -> None:
     assert [entry["step"] for entry in read_history(bucket / "history.jsonl")] == [1, 2, 3, 4, 5]
     assert (bucket / "curves.png").exists()
     assert list((bucket / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "ü" * 125])
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path, stem: str) -> None:
+    with replacing(tmp_path / f"{stem}.png") as temporary:
+        temporary.write_bytes(b"content")
+    assert [path.stem for path in tmp_path.iterdir()] == [stem]

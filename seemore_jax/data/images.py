@@ -5,10 +5,13 @@ and tifffile.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import io
 import logging
+import math
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -24,7 +27,6 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageCms,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -58,11 +60,16 @@ _SAVE_OPTIONS = {".jpg": _QUALITY, ".jpeg": _QUALITY, ".webp": _QUALITY}
 _NO_ALPHA = (".jpg", ".jpeg", ".bmp")
 _SIXTEEN_BIT = (".png", ".tif", ".tiff")
 _LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
+# Of JPEG: a bit at least for each block of 8×8.
+_MOST_PIXELS_PER_BYTE = 8 * 64
 _lifting_limit = threading.Lock()
 
 # They report what they find odd in a file; without a handler of the user's, that would go to the terminal.
-for _decoder in ("tifffile", "imagecodecs"):
+for _decoder in ("PIL", "tifffile", "imagecodecs"):
     logging.getLogger(_decoder).addHandler(logging.NullHandler())
+# The libtiff within Pillow does so by itself; what Pillow raises is enough. Where it cannot be reached, it goes on.
+with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class ImageError(InputError):
@@ -122,6 +129,7 @@ class Header(NamedTuple):
 def read_header(path: str | os.PathLike[str]) -> Header | None:
     """A file's header, without decoding it; None if it cannot be read."""
     try:
+        _require_file(Path(path))
         with _quiet(), _open(Path(path)) as image:
             return Header(*image.size, f"{image.format} {image.mode}")
     except Exception:  # as in `_read`
@@ -130,6 +138,7 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
 
 def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
     try:
+        _require_file(path)
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
         with _quiet():
@@ -150,6 +159,13 @@ def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
         # Decoders raise nearly anything on damaged data.
         detail = " ".join(str(error).split()) or type(error).__name__
         raise ImageError(f"{path}: not a readable image ({detail})") from error
+
+
+def _require_file(path: Path) -> None:
+    """Raises ImageError for pipes and devices: opening them may wait, and reading them never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise ImageError(f"{path}: is a pipe, a socket or a device, not a file")
 
 
 @contextlib.contextmanager
@@ -263,14 +279,22 @@ def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:
-    with _open(path) as opened:
-        _check_size(path, *opened.size, max_pixels)
+    if _is_png(path):
+        _check_sums(path)
+    with _open(path) as image:
+        _check_size(path, *image.size, max_pixels)
+        _check_length(path, image)
         if single:
-            _check_single(path, opened)
-        metadata = Metadata.of(opened)
-        image = ImageOps.exif_transpose(opened)
+            _check_single(path, image)
+        image.load()  # damaged data raise here; looking for EXIF may load as well, and hides what that raises
+        metadata, orientation = Metadata.of(image), _orientation(image)
+    return Picture(_upright(_pixels(path, image, metadata), orientation), metadata)
+
+
+def _pixels(path: Path, image: Image.Image, metadata: Metadata) -> UInt[np.ndarray, "h w *c"]:
+    """What Pillow read, in one of the kinds of a `Picture`."""
     if image.mode.startswith("I;16"):
-        return Picture(np.asarray(image).astype(np.uint16), metadata)
+        return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
         raise ImageError(f"{path}: more than 16 bits for each channel; convert it to 16 bits first")
     if image.mode == "CMYK":
@@ -278,13 +302,31 @@ def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:
     has_alpha = image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info
     is_grey = image.mode in ("1", "L", "LA", "La")
     mode = {(False, False): "RGB", (False, True): "RGBA", (True, False): "L", (True, True): "LA"}[is_grey, has_alpha]
-    return Picture(_as_array(image, mode), metadata)
+    return _as_array(image, mode)
 
 
 def _as_array(image: Image.Image, mode: str) -> np.ndarray:
     if mode == "LA" and image.mode != "LA":
         return np.asarray(image.convert("RGBA"))[..., 2:]  # Pillow forgets the transparent grey on the way to LA
-    return np.asarray(image.convert(mode))
+    return np.asarray(image if image.mode == mode else image.convert(mode))  # convert copies in any case
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_PNG)) == _PNG
+
+
+def _check_sums(path: Path) -> None:
+    """Raises for a PNG file whose checksums are wrong: Pillow skips those of the pixels."""
+    with _open(path) as image:
+        image.verify()
+
+
+def _check_length(path: Path, image: Image.Image) -> None:
+    """Raises ImageError for a JPEG file too short for its size: what is missing would be grey, and take memory."""
+    length = path.stat().st_size
+    if image.format == "JPEG" and image.width * image.height > _MOST_PIXELS_PER_BYTE * length:
+        raise ImageError(f"{path}: claims {image.width:,}×{image.height:,} pixels, but has only {length:,} bytes")
 
 
 def _check_single(path: Path, image: Image.Image) -> None:
@@ -322,8 +364,7 @@ def _read_png16(path: Path, max_pixels: int, *, single: bool) -> Picture:
         _check_size(path, *header.size, max_pixels)
         if single:
             _check_single(path, header)
-        orientation = header.getexif().get(_ORIENTATION, 1)
-        metadata = Metadata.of(header)
+        metadata, orientation = Metadata.of(header), _orientation(header)
     image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
     return Picture(_upright(image, orientation), metadata)
 
@@ -332,6 +373,8 @@ def _read_tiff16(path: Path, max_pixels: int, *, single: bool) -> Picture | None
     """The first page of a 16-bit TIFF, or None for 8 bits, which are left to Pillow."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
+        if len(page.dataoffsets) < (needed := math.prod(page.chunked)):  # Pillow would leave black what is missing
+            raise ImageError(f"{path}: damaged: {len(page.dataoffsets):,} of {needed:,} strips or tiles are there")
         if page.dtype != np.uint16:
             return None
         _check_size(path, page.imagewidth, page.imagelength, max_pixels)
@@ -358,9 +401,16 @@ def _tiff_metadata(path: Path) -> Metadata:
         return Metadata()
 
 
+def _orientation(image: Image.Image) -> int:
+    """As its EXIF says; 1 if there is none, or a damaged one."""
+    with contextlib.suppress(Exception):  # nearly anything is raised on damaged data
+        return int(image.getexif().get(_ORIENTATION, 1))
+    return 1
+
+
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes the orientation (1 to 8) of EXIF and TIFF."""
-    if orientation >= 5:
+    """Undoes the orientation of EXIF and TIFF; what is none of 1 to 8 does nothing."""
+    if 5 <= orientation <= 8:
         image = image.swapaxes(0, 1)
     vertical, horizontal = _FLIPS.get(orientation, (1, 1))
     return np.ascontiguousarray(image[::vertical, ::horizontal])

@@ -53,18 +53,21 @@ def bicubic_upscaler(scale: int) -> Upscaler:
     return lambda lr: imresize(lr, scale)
 
 
-def evaluate_images(pairs: tuple[ImagePair, ...], scale: int, upscaler: Upscaler) -> Iterator[EvaluatedImage]:
-    """Evaluates one image after the other.
+def evaluate_image(pair: ImagePair, scale: int, upscaler: Upscaler) -> EvaluatedImage:
+    """Evaluates one image.
 
     Raises:
-      InputError: an image cannot be read or is too small to be measured; the message names it.
+      InputError: it cannot be read or is too small to be measured; the message names it.
     """
-    enlarge = bicubic_upscaler(scale)
-    for pair in pairs:
-        lr, hr = pair.read(scale)
-        bicubic, sr = enlarge(lr), upscaler(lr)
-        try:
-            scores, bicubic_scores = Scores.of(sr, hr, scale), Scores.of(bicubic, hr, scale)
-        except InputError as error:
-            raise InputError(f"{pair.hr}: {error}") from error
-        yield EvaluatedImage(pair.name, hr, bicubic, sr, scores, bicubic_scores)
+    lr, hr = pair.read(scale)
+    bicubic, sr = bicubic_upscaler(scale)(lr), upscaler(lr)
+    try:
+        scores, bicubic_scores = Scores.of(sr, hr, scale), Scores.of(bicubic, hr, scale)
+    except InputError as error:
+        raise InputError(f"{pair.hr}: {error}") from error
+    return EvaluatedImage(pair.name, hr, bicubic, sr, scores, bicubic_scores)
+
+
+def evaluate_images(pairs: tuple[ImagePair, ...], scale: int, upscaler: Upscaler) -> Iterator[EvaluatedImage]:
+    """Evaluates one image after the other; raises as `evaluate_image`."""
+    return (evaluate_image(pair, scale, upscaler) for pair in pairs)

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.ndimage
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from seemore_jax.data.image_sets import ImageSet
-from seemore_jax.data.images import write_image
+from seemore_jax.data.image_sets import ImagePair, ImageSet
+from seemore_jax.data.images import read_image, to_rgb8, write_image
 from seemore_jax.errors import InputError
-from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_images
+from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_image
+from seemore_jax.evaluation.spread import spread
 from seemore_jax.files import replacing
 
 _CROP = 96  # HR pixels on each side of a crop in the figure
@@ -51,7 +53,8 @@ def evaluate_to_folder(
 ) -> dict[str, SetScores]:
     """Evaluates `upscaler` on whole sets with a progress bar, and writes everything into `output`.
 
-    Writes `SET/NAME.png` (the SR images), `results.json` and `comparison.png`.
+    Writes `SET/NAME.png` (the SR images), `results.json` and `comparison.png`. All processes of a run call it together
+    and get the same scores; each upscales its share of the images and writes them, the first writes the rest.
 
     Args:
       sets: what to evaluate on.
@@ -59,7 +62,7 @@ def evaluate_to_folder(
       upscaler: LR to SR.
       method: its name in the figure.
       weights: what `results.json` says that was evaluated.
-      output: a folder, made if missing.
+      output: a folder that all processes see, made if missing.
 
     Raises:
       InputError: an image cannot be used, or `output` cannot be written or would overwrite the data.
@@ -71,23 +74,38 @@ def evaluate_to_folder(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be made: {error.strerror or error}") from error
-    results: dict[str, SetScores] = {}
-    shown: list[Crop] = []
-    with tqdm(total=sum(len(s.pairs) for s in sets), unit="image", desc="evaluating", disable=None) as progress:
-        for image_set in sets:
-            scores = results[image_set.name] = SetScores({}, {})
-            for image in evaluate_images(image_set.pairs, scale, upscaler):
-                scores.images[image.name] = image.scores
-                scores.bicubic_images[image.name] = image.bicubic_scores
-                write_image(_sr_path(output, image_set.name, image.name), image.sr)
-                if len(shown) < _ROWS:
-                    shown.append(most_telling_crop(image, method))
-                progress.update()
-    with replacing(output / "results.json") as temporary:
-        temporary.write_text(json.dumps(to_json(results, scale, weights), indent=2) + "\n")
-    with replacing(output / "comparison.png") as temporary:
-        comparison_figure(shown).savefig(temporary, dpi=100)
+    items = [(image_set.name, pair) for image_set in sets for pair in image_set.pairs]
+
+    def measure(item: int) -> tuple[float, ...]:
+        set_name, pair = items[item]
+        image = evaluate_image(pair, scale, upscaler)
+        write_image(_sr_path(output, set_name, image.name), image.sr)
+        return *dataclasses.astuple(image.scores), *dataclasses.astuple(image.bicubic_scores)
+
+    is_first = jax.process_index() == 0
+    figures = {}
+    with tqdm(total=len(items), unit="image", desc="evaluating", disable=None if is_first else True) as progress:
+        for item, found in spread(measure, len(items)):
+            figures[item] = found
+            progress.update()
+    results = {image_set.name: SetScores({}, {}) for image_set in sets}
+    for item, (set_name, pair) in enumerate(items):
+        psnr, ssim, *bicubic = figures[item]
+        results[set_name].images[pair.name] = Scores(psnr, ssim)
+        results[set_name].bicubic_images[pair.name] = Scores(*bicubic)
+    if is_first:
+        with replacing(output / "results.json") as temporary:
+            temporary.write_text(json.dumps(to_json(results, scale, weights), indent=2) + "\n")
+        crops = [_crop(pair, scale, _sr_path(output, name, pair.name), method) for name, pair in items[:_ROWS]]
+        with replacing(output / "comparison.png") as temporary:
+            comparison_figure(crops).savefig(temporary, dpi=100)
     return results
+
+
+def _crop(pair: ImagePair, scale: int, sr_path: Path, method: str) -> Crop:
+    """Of an image whose SR version, perhaps another process's work, lies in the output folder."""
+    sr = to_rgb8(read_image(sr_path))
+    return most_telling_crop(evaluate_image(pair, scale, lambda lr: sr), method)
 
 
 def _sr_path(output: Path, set_name: str, image_name: str) -> Path:

@@ -18,6 +18,8 @@ from PIL import Image
 from seemore_jax.data.images import SUFFIXES, ImageError
 from seemore_jax.errors import InputError
 
+_LONGEST_NAME = 255  # bytes; of the usual file systems
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -74,7 +76,7 @@ def find_sources(inputs: Sequence[str], output: Path) -> list[Source]:
     for path, named in matches:
         folder = Path(path.resolve().name) if len(matches) > 1 else Path()
         for source in _in_folder(path, folder, output) if path.is_dir() else [Source(path, named=named)]:
-            sources.setdefault(source.path.resolve(), source)
+            sources.setdefault(_real(source.path), source)
     if not sources:
         raise InputError(f"{', '.join(inputs)}: no images ({', '.join(SUFFIXES)})")
     return list(sources.values())
@@ -92,17 +94,22 @@ def _matches(given: str) -> list[tuple[Path, bool]]:
 
 def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
     """The images below a folder, in the order of their paths, and where below `target` they belong."""
-    left_out = output.resolve()
+    left_out = _real(output)
     sources = []
     for place, subfolders, names in os.walk(folder):
         here = Path(place)
         subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and (here / name).resolve() != left_out
+            name for name in subfolders if not name.startswith(".") and _real(here / name) != left_out
         )
         files = [here / name for name in sorted(names) if not name.startswith(".")]
         below = target / here.relative_to(folder)
         sources += [Source(file, below, named=False) for file in files if _is_image(file)]
     return sources
+
+
+def _real(path: Path) -> Path:
+    """The path without links, as far as they lead somewhere: `Path.resolve` raises for those that lead in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def _is_image(path: Path) -> bool:
@@ -127,8 +134,8 @@ def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: s
     else:
         targets = _targets(sources, output, suffix, extension)
         if suffix:
-            made = {target.resolve() for target in targets.values()}
-            found = [source for source in sources if source.named or source.path.resolve() not in made]
+            made = {_real(target) for target in targets.values()}
+            found = [source for source in sources if source.named or _real(source.path) not in made]
             targets = _targets(found, output, suffix, extension)
     return _checked(targets)
 
@@ -146,12 +153,14 @@ def _targets(sources: Sequence[Source], output: Path, suffix: str, extension: st
 
 def _checked(targets: dict[Source, Path]) -> list[Job]:
     """The jobs, with an error where one would overwrite an input or another one's output."""
-    inputs = {source.path.resolve(): source.path for source in targets}
+    inputs = {_real(source.path): source.path for source in targets}
     made: dict[Path, Path] = {}
     jobs = []
     for source, target in targets.items():
-        error, place = None, target.resolve()
-        if place == source.path.resolve():
+        error, place = None, _real(target)
+        if len(os.fsencode(target.name)) > _LONGEST_NAME:
+            error = f"{source.path}: the name {target.name} would be too long; name one file, and its output, alone"
+        elif place == _real(source.path):
             error = f"{target}: is the input itself; choose another output"
         elif place in inputs:
             error = f"{source.path}: would overwrite the input {inputs[place]}; choose another output"

@@ -3,9 +3,11 @@
 import faulthandler
 import itertools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from absl import flags
 
 from seemore_jax.errors import InputError
 
@@ -18,6 +20,15 @@ HEARTBEAT_TIMEOUT_SECONDS = 30
 MEETING_TIMEOUT_SECONDS = 24 * 3600
 
 _MEETINGS = itertools.count()
+
+
+def process_flags() -> Callable[[], None]:
+    """Defines the flags of a script that several processes may run; returns what joins them by the flags' values."""
+    coordinator = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster tells it.")
+    num_processes = flags.DEFINE_integer("num_processes", None, "Processes of the run; with --coordinator.")
+    process_id = flags.DEFINE_integer("process_id", None, "Which of them this is; with --coordinator.")
+    cluster = flags.DEFINE_bool("cluster", False, "Ask the cluster for them: needed on Cloud TPU VMs of several hosts.")
+    return lambda: join_processes(coordinator.value, num_processes.value, process_id.value, cluster.value)
 
 
 def join_processes(

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
@@ -48,10 +49,12 @@ class Watch:
       store: where the processes meet.
       index: this process.
       count: all processes.
+      advice: what to do after a process was lost.
     """
 
-    def __init__(self, store: Store, index: int, count: int) -> None:
+    def __init__(self, store: Store, index: int, count: int, advice: str) -> None:
         self._store = store
+        self._advice = advice
         self._index = index
         self._judge = Judge(count) if index == 0 else None
         self._step = -1
@@ -86,7 +89,7 @@ class Watch:
             traceback.print_exc()
             status = 1
         line = " ".join(str(error).split())[:300] or type(error).__name__
-        _complain(line, status)
+        self._complain(line, status)
         try:
             self._tell(self._index, status, line)
         except Exception as unreachable:  # the error itself is what matters
@@ -139,8 +142,13 @@ class Watch:
                 self._end("process 0, which coordinates the run, does not answer", 1)
 
     def _end(self, line: str, status: int) -> NoReturn:
-        _complain(line, status)
+        self._complain(line, status)
         os._exit(status)  # an orderly exit would wait for the lost process
+
+    def _complain(self, line: str, status: int) -> None:
+        """Says why this process ends, on a line of its own even where there is a progress bar."""
+        tqdm.write(f"error: {line}" + (f"; {self._advice}" if status != 2 else ""), file=sys.stderr)
+        sys.stderr.flush()
 
 
 class Judge:
@@ -193,17 +201,26 @@ class Judge:
         return [f"waiting for process {index}{where}: {place} for {lasted:.0f} s"]
 
 
-def watch_others() -> Watch | None:
-    """Starts to watch the other processes; None if this process is alone."""
+@contextlib.contextmanager
+def watched(advice: str) -> Iterator[Watch | None]:
+    """Watches the other processes while the block runs; an error in it ends all of them, with its line.
+
+    Args:
+      advice: what to do after a process was lost.
+
+    Yields:
+      The watch; None if this process is alone, whose errors are raised as ever.
+    """
     client = coordination_client()
-    return Watch(client, jax.process_index(), jax.process_count()).start() if client is not None else None
-
-
-def _complain(line: str, status: int) -> None:
-    """Says why this process ends, on a line of its own even where there is a progress bar."""
-    advice = "" if status == 2 else "; start all processes again to go on from the last checkpoint"
-    tqdm.write(f"error: {line}{advice}", file=sys.stderr)
-    sys.stderr.flush()
+    if client is None:
+        yield None
+        return
+    watch = Watch(client, jax.process_index(), jax.process_count(), advice).start()
+    try:
+        yield watch
+    except (Exception, KeyboardInterrupt) as error:
+        watch.give_up(error)
+    watch.close()
 
 
 def _host(sign: str) -> str:

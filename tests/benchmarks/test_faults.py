@@ -29,4 +29,10 @@ def test_failures_are_found() -> None:
     ],
 )
 def test_lines_are_recognised(line: str, found: bool) -> None:
-    assert bool(faults._said(f"a\rtraining\r{line}\n", faults._LOST)) == found
+    assert faults._said([f"a\rtraining\r{line}\n"], faults._LOST) == (line if found else "")
+
+
+def test_each_process_has_to_say_it() -> None:
+    told = "F1123 19:16:36.065059   16513 client.h:80] another task died\n"
+    assert faults._said([told, told], faults._LOST) == "another task died"
+    assert faults._said([told, "training\n"], faults._LOST) == ""

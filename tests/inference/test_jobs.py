@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import seemore_jax as sj
+from seemore_jax.data.images import ImageError, read_picture
 from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jobs
 
 
@@ -106,3 +107,20 @@ def test_a_suffix_leads_into_no_other_folder(folder: Path) -> None:
     assert jobs("in/a.png", suffix="..") == {"in/a.png": "out/a...png"}
     with pytest.raises(sj.InputError, match="suffix"):
         jobs("in/a.png", suffix="/../x")
+
+
+def test_links_in_a_circle_are_left_for_reading_to_report(tmp_path: Path) -> None:
+    (tmp_path / "circle.png").symlink_to("circle.png")
+    (source,) = find_sources([str(tmp_path)], tmp_path / "out")
+    (job,) = name_jobs([source], tmp_path / "out", "_x2", ".png")
+    assert job.error is None
+    with pytest.raises(ImageError, match=r"circle\.png"):
+        read_picture(job.source)
+
+
+def test_an_output_whose_name_would_be_too_long_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ("x" * 250 + ".png")).touch()
+    (tmp_path / "short.png").touch()
+    named = name_jobs(find_sources([str(tmp_path)], tmp_path / "out"), tmp_path / "out", "_x2", ".png")
+    assert [bool(job.error) for job in named] == [False, True]
+    assert "too long" in str(named[1].error)

@@ -58,7 +58,7 @@ class Store:
 
 if sys.argv[1] == "failed":
     Store.values["seemore/failed/1"] = "2 data: no such folder"
-watching = watch.Watch(Store(), int(sys.argv[2]), 2).start()
+watching = watch.Watch(Store(), int(sys.argv[2]), 2, "start again").start()
 if sys.argv[1] == "own":
     watching.give_up(OSError(28, "No space left on device"))
 time.sleep(30)
