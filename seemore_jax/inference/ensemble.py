@@ -25,8 +25,7 @@ def self_ensemble(network: Network, lr: Num[np.ndarray, "n h w c"], watch: Watch
     total = None
     for number, (transpose, axes) in enumerate(versions):
         turned = np.flip(lr.swapaxes(1, 2) if transpose else lr, axes)
-        part = Watch(lambda share, number=number: watch.progress((number + share) / len(versions)), watch.note)
-        sr = np.flip(network(turned, part), axes)
+        sr = np.flip(network(turned, watch.part(number, len(versions))), axes)
         sr = sr.swapaxes(1, 2) if transpose else sr
         total = sr.astype(np.float32) if total is None else np.add(total, sr, out=total)
         watch.progress((number + 1) / len(versions))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float32, UInt
@@ -163,7 +164,7 @@ def _upscale_colors(
         return run(model, turned, dtype=np.float32, tile=tile, watch=watch)[0]
 
     sr = self_ensemble(network, images, watch or Watch())
-    return [np.asarray(from_float(image[None], images.dtype, images.shape[-1]))[0] for image in sr[:count]]
+    return list(np.asarray(from_float(jnp.asarray(sr[:count]), images.dtype, images.shape[-1])))
 
 
 def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w d"]:

@@ -17,3 +17,7 @@ class Watch(NamedTuple):
 
     progress: Callable[[float], None] = lambda share: None
     note: Callable[[str], None] = _LOG.warning
+
+    def part(self, number: int, count: int) -> "Watch":
+        """For one of several equal parts of the work."""
+        return Watch(lambda share: self.progress((number + share) / count), self.note)

@@ -6,7 +6,7 @@ can be done to one part of an image after the other.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Float
@@ -37,6 +37,7 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyGroups:
     return plain.apply_groups
 
 
+@runtime_checkable
 class Stages(Protocol):
     """A residual group in steps, each of which takes part of an image as well as the whole.
 
