@@ -215,18 +215,19 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
                 # A file rather than gr.Image, which would hand over 8 bits without profile and orientation.
                 file = gr.File(label="Picture", file_types=list(SUFFIXES), height=140, elem_id="picture")
                 gr.Markdown(f"PNG, JPEG, WebP, TIFF or BMP, {limits}.", elem_classes="hint")
-                names = [(f"{name} (×{model.config.scale})", name) for name, model in upscaler.models.items()]
-                model = gr.Radio(names, value=chosen, label="Model", elem_id="model")
-                download = gr.DownloadButton("Download", variant="primary", interactive=False, elem_id="download")
+                model = gr.Radio(list(upscaler.models), value=chosen, label="Model", elem_id="model")
+                download = gr.DownloadButton(
+                    "Download", variant="primary", size="md", interactive=False, elem_id="download"
+                )
             with gr.Column(scale=3, min_width=480):
                 slider = gr.ImageSlider(
                     label="Bicubic (left), SeemoRe (right)", buttons=["fullscreen"], interactive=False,
-                    elem_id="comparison", max_height=640,
+                    elem_id="comparison", max_height=540,
                 )  # fmt: skip
                 line = gr.Markdown(elem_id="line")
                 experts = gr.Image(
                     label="Experts chosen in each layer", buttons=["fullscreen"], interactive=False, visible=False,
-                    elem_id="experts",
+                    elem_id="experts", height=290,
                 )  # fmt: skip
 
         def run(path: str | None, name: str) -> Iterator[tuple[Any, ...]]:
@@ -271,7 +272,7 @@ def _launch(gr: Any, page: Any, host: str, port: int, folder: Path, max_bytes: i
 
 
 _STYLE = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto; }
+.gradio-container { width: 100%; max-width: 1200px !important; margin: 0 auto; }
 .hint { opacity: 0.7; font-size: 0.85em; }
 """
 
