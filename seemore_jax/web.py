@@ -154,10 +154,12 @@ def _gradio() -> Any:
 
 
 def _check_address(host: str, port: int) -> None:
+    if not 0 < port < 2**16:
+        raise InputError(f"--port is {port}, not 1 to 65535")
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(f"cannot listen on {host}, port {port}: {reason}; choose with --host and --port") from error
 
 
@@ -191,7 +193,7 @@ class _Upscaler:
         before, after, shown = ("{}×{}".format(*size) for size in result.sizes)
         line = f"**{before} → {after}** pixels with {name} in **{result.seconds:.2f} s**"
         if self._is_new((name, before)):
-            line += ", including the compilation for this size"
+            line += ", the next picture of this size in less"
         return line if shown == after else f"{line}. The comparison is shrunk to {shown}; the download is not."
 
     def _is_new(self, program: Any) -> bool:
@@ -207,7 +209,7 @@ class _Upscaler:
 
 
 def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
-    limits = f"up to {upscaler.max_pixels / 1e6:.1f} million pixels and {max_bytes / 1e6:.0f} MB"
+    limits = f"up to {upscaler.max_pixels / 1e6:.1f} million pixels and {max_bytes / 2**20:.0f} MB"
     with gr.Blocks(title="SeemoRe", analytics_enabled=False, delete_cache=_DELETION) as page:
         gr.Markdown("# SeemoRe image super-resolution")
         with gr.Row():
@@ -239,9 +241,7 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
                     button = gr.DownloadButton(f"Download {result.target.name}", value=result.target, interactive=True)
                     yield (result.before, result.after), text, button, gr.Image(plot, visible=plot is not None)
             except InputError as error:
-                raise gr.Error(
-                    html.escape(str(error)), title="This picture cannot be upscaled", print_exception=False
-                ) from error
+                raise gr.Error(html.escape(str(error)), print_exception=False) from error
 
         gr.on(
             [file.change, model.input], run, [file, model], [slider, line, download, experts],
