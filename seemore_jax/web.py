@@ -213,7 +213,7 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
     with gr.Blocks(title="SeemoRe", analytics_enabled=False, delete_cache=_DELETION) as page:
         gr.Markdown("# SeemoRe image super-resolution")
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=3, min_width=300):
                 # A file rather than gr.Image, which would hand over 8 bits without profile and orientation.
                 file = gr.File(label="Picture", file_types=list(SUFFIXES), height=140, elem_id="picture")
                 gr.Markdown(f"PNG, JPEG, WebP, TIFF or BMP, {limits}.", elem_classes="hint")
@@ -221,7 +221,7 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
                 download = gr.DownloadButton(
                     "Download", variant="primary", size="md", interactive=False, elem_id="download"
                 )
-            with gr.Column(scale=3, min_width=480):
+            with gr.Column(scale=8, min_width=480):
                 slider = gr.ImageSlider(
                     label="Bicubic (left), SeemoRe (right)", buttons=["fullscreen"], interactive=False,
                     elem_id="comparison", max_height=540,
