@@ -115,6 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--skip_bad", action="store_true", help="leave out images that cannot be used")
     command.set_defaults(run=_run_prepare)
+
+    command = commands.add_parser("web", help="a page in the browser: upscale a picture, compare, download")
+    command.add_argument(
+        "-m", "--model", action="append", default=[], help="beside the bundled ones, and chosen at first; repeatable"
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    command.add_argument("--max_pixels", type=int, metavar="N", help="refuse larger images (default: 2 million)")
+    command.add_argument("--device", choices=DEVICES, help="where to compute (default: the fastest that JAX finds)")
+    _add_hyperparameters(command)
+    command.set_defaults(run=_run_web)
     return parser
 
 
@@ -275,3 +286,13 @@ def _run_prepare(options: argparse.Namespace) -> None:
         manual_dir=options.manual_dir,
         skip_bad=options.skip_bad,
     )
+
+
+def _run_web(options: argparse.Namespace) -> None:
+    from seemore_jax.web import MAX_PIXELS, load_models, serve  # Gradio takes seconds to import
+
+    if options.device:
+        use_device(options.device)
+    models = load_models(options.model, **_hyperparameters(options))
+    chosen = options.model[0] if options.model else DEFAULT_MODEL
+    serve(models, chosen, options.host, options.port, options.max_pixels or MAX_PIXELS)
