@@ -135,6 +135,7 @@ def _add_upscale_options(command: argparse.ArgumentParser) -> None:
     add("--suffix", metavar="S", help="what comes after NAME in a folder (default: _x and the factor)")
     add("--format", choices=_FORMATS, help="of the files in a folder (default: png)")
     add("--overwrite", action="store_true", help="make files in a folder again that are there already")
+    add("--tile", type=_rows, metavar="N", help="strips of N rows for large images; 0: whole (default: by memory)")
     add("--tta", action="store_true", help="average over eight flips and transposes, in eight times the time")
     add("--flatten", action="store_true", help="lay transparent images on white")
     add("--8bit", action="store_true", dest="eight_bit", help="write 16-bit images in 8 bits")
@@ -163,6 +164,12 @@ def _boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"true or false, not {text!r}")
     return text == "true"
+
+
+def _rows(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a number of rows, or 0, not {text!r}")
+    return int(text)
 
 
 def _hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
@@ -194,6 +201,7 @@ def _run_upscale(options: argparse.Namespace) -> int:
         ensemble=options.tta,
         flatten=options.flatten,
         eight_bit=options.eight_bit,
+        tile=options.tile,
         overwrite=options.overwrite or to_file,  # a file that is named is meant
         max_pixels=options.max_pixels,
     )
@@ -211,15 +219,24 @@ def _run_upscale(options: argparse.Namespace) -> int:
 def _upscale_with_progress(
     model: SeemoRe, jobs: Sequence[Job], settings: Settings, *, quiet: bool, alone: bool
 ) -> list[Outcome]:
-    """Does the jobs behind a progress bar over the files; failures appear as they happen."""
+    """Does the jobs behind progress bars, over the files and within a large one; failures appear as they happen."""
     outcomes = []
-    hidden = True if quiet or alone else None  # None: hidden where there is no terminal
-    with tqdm(total=len(jobs), unit="image", desc="upscaling", disable=hidden) as progress:
-        for outcome in upscale_files(model, jobs, settings):
+    hidden = True if quiet else None  # None: hidden where there is no terminal
+    files = tqdm(total=len(jobs), unit="image", desc="upscaling", disable=True if alone else hidden)
+    within = tqdm(total=1.0, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {remaining}", disable=hidden)
+
+    def show(job: Job, share: float) -> None:
+        within.set_description_str(job.source.name, refresh=False)
+        within.update(share - within.n)
+
+    with files, within:
+        for outcome in upscale_files(model, jobs, settings, show):
             outcomes.append(outcome)
+            for note in outcome.notes:
+                files.write(f"note: {outcome.job.source}: {note}", file=sys.stderr)
             if outcome.status == "failed" and not alone:
-                progress.write(f"error: {outcome.error}", file=sys.stderr)
-            progress.update()
+                files.write(f"error: {outcome.error}", file=sys.stderr)
+            files.update()
     return outcomes
 
 

@@ -14,7 +14,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import UInt, UInt8
 from PIL import Image
 
-from seemore_jax.data.images import SUFFIXES, read_picture, to_rgb8, without_grey_alpha, write_image
+from seemore_jax.data.images import SUFFIXES, read_picture, to_rgb8, write_image
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.routes import Routes, routes_figure
 from seemore_jax.inference.folder import Settings, flatten, upscale_files
 from seemore_jax.inference.jobs import Source, name_jobs
-from seemore_jax.inference.upscaling import routing
-from seemore_jax.network import SeemoRe
+from seemore_jax.inference.runner import bucket
+from seemore_jax.network import Routing, SeemoRe
 from seemore_jax.porting import load
 from seemore_jax.porting.weights import BUNDLED
 
@@ -57,6 +57,8 @@ class Result:
       after: the upscaled picture; both 8-bit RGB, alike in size, and smaller than `target` where that is huge.
       sizes: width and height in pixels of the picture, of `target`, and of `before` and `after`.
       seconds: for reading, upscaling and writing `target`.
+      routing: what the routers chose (a `Routing` of one image).
+      notes: what else there is to know, such as a choice of experts that is nearly a tie.
     """
 
     target: Path
@@ -64,6 +66,8 @@ class Result:
     after: Path
     sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     seconds: float
+    routing: Routing
+    notes: tuple[str, ...] = ()
 
 
 def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) -> Result:
@@ -82,7 +86,7 @@ def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) ->
     jobs = name_jobs([Source(path)], folder, f"_x{model.config.scale}", ".png")
     (outcome,) = upscale_files(model, jobs, Settings(max_pixels=max_pixels))
     seconds = time.perf_counter() - start
-    if outcome.before is None or outcome.after is None:
+    if outcome.before is None or outcome.after is None or outcome.routing is None:
         raise InputError(str(outcome.error).replace(str(path), path.name))
     width, height = outcome.after
     shrunk = min(1, (_PREVIEW_PIXELS / (width * height)) ** 0.5)
@@ -92,7 +96,8 @@ def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) ->
     for source, preview in names.items():
         picture = read_picture(source)
         write_image(preview, _preview(picture.pixels, shown), picture.metadata)
-    return Result(target, names[path], names[target], (outcome.before, outcome.after, shown), seconds)
+    sizes = outcome.before, outcome.after, shown
+    return Result(target, names[path], names[target], sizes, seconds, outcome.routing, outcome.notes)
 
 
 def _preview(image: UInt[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -101,11 +106,10 @@ def _preview(image: UInt[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[
     return np.asarray(Image.fromarray(to_rgb8(opaque)).resize(size, Image.Resampling.BICUBIC))
 
 
-def plot_experts(model: SeemoRe, path: Path, file: Path) -> None:
-    """Plots which experts the layers choose for an image file, as PNG."""
-    pixels = read_picture(path).pixels
-    routes = Routes.of("", to_rgb8(without_grey_alpha(pixels)), routing(model, pixels))
-    routes_figure([routes], model.config.ranks).savefig(file, dpi=200)
+def plot_experts(model: SeemoRe, result: Result, file: Path) -> None:
+    """Plots which experts the layers chose, as PNG."""
+    image = to_rgb8(read_picture(result.before).pixels)
+    routes_figure([Routes.of("", image, result.routing)], model.config.ranks).savefig(file, dpi=200)
 
 
 def load_models(names: Sequence[str], **overrides: Any) -> dict[str, SeemoRe]:
@@ -172,8 +176,8 @@ class _Upscaler:
         self.max_pixels = max_pixels
         self.compiled: set[Any] = set()
 
-    def __call__(self, path: Path, name: str) -> Iterator[tuple[Result, str, Path | None]]:
-        """Yields a result with a line about it; then the same with a plot of the experts.
+    def __call__(self, path: Path, name: str) -> tuple[Result, str, Path]:
+        """A result, a line about it, and a plot of the experts.
 
         Raises:
           InputError: as for `upscale_upload`.
@@ -181,19 +185,18 @@ class _Upscaler:
         model, folder = self.models[name], Path(tempfile.mkdtemp(dir=self.folder))
         try:
             result = upscale_upload(model, path, folder, self.max_pixels)
+            plot_experts(model, result, folder / "experts.png")
         except BaseException:
             shutil.rmtree(folder)
             raise
-        line = self._describe(name, result)
-        yield result, line, None
-        plot_experts(model, path, folder / "experts.png")
-        yield result, line, folder / "experts.png"
+        return result, self._describe(name, result), folder / "experts.png"
 
     def _describe(self, name: str, result: Result) -> str:
         before, after, shown = ("{}×{}".format(*size) for size in result.sizes)
         line = f"**{before} → {after}** pixels with {name} in **{result.seconds:.2f} s**"
-        if self._is_new((name, before)):
-            line += ", the next picture of this size in less"
+        if self._is_new((name, *(bucket(side, 1) for side in result.sizes[0]))):
+            line += ", the next picture of such a size in less"
+        line = ". ".join([line, *result.notes])
         return line if shown == after else f"{line}. The comparison is shrunk to {shown}; the download is not."
 
     def _is_new(self, program: Any) -> bool:
@@ -232,16 +235,15 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
                     elem_id="experts", height=290,
                 )  # fmt: skip
 
-        def run(path: str | None, name: str) -> Iterator[tuple[Any, ...]]:
+        def run(path: str | None, name: str) -> tuple[Any, ...]:
             if path is None:
-                yield None, "", gr.DownloadButton("Download", value=None, interactive=False), gr.Image(visible=False)
-                return
+                return None, "", gr.DownloadButton("Download", value=None, interactive=False), gr.Image(visible=False)
             try:
-                for result, text, plot in upscaler(Path(path), name):
-                    button = gr.DownloadButton(f"Download {result.target.name}", value=result.target, interactive=True)
-                    yield (result.before, result.after), text, button, gr.Image(plot, visible=plot is not None)
+                result, text, plot = upscaler(Path(path), name)
             except InputError as error:
                 raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            button = gr.DownloadButton(f"Download {result.target.name}", value=result.target, interactive=True)
+            return (result.before, result.after), text, button, gr.Image(plot, visible=True)
 
         gr.on(
             [file.change, model.input], run, [file, model], [slider, line, download, experts],

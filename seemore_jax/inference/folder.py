@@ -7,7 +7,7 @@ output is whole or absent, and the next run makes those that are absent.
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -30,12 +30,16 @@ from seemore_jax.data.images import (
 )
 from seemore_jax.errors import InputError
 from seemore_jax.inference.jobs import Job
-from seemore_jax.inference.upscaling import check_outscale, upscale_images
-from seemore_jax.network import SeemoRe
+from seemore_jax.inference.upscaling import Upscaled, check_outscale, upscale_images
+from seemore_jax.inference.watch import Watch
+from seemore_jax.network import Routing, SeemoRe
 
 # Of a batch, in LR pixels and in images: enough to keep a device busy, little beside what one large image takes.
 _BATCH_PIXELS = 2**18
 _BATCH_IMAGES = 16
+
+# A job, and the share of it that is done.
+Progress = Callable[[Job, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Settings:
       flatten: lay transparent images on white.
       eight_bit: write 16-bit images in 8 bits.
       overwrite: make outputs again that exist.
+      tile: rows of the strips in which large images are upscaled; 0: whole images; None: by their size.
       max_pixels: refuse files that claim more.
     """
 
@@ -56,6 +61,7 @@ class Settings:
     flatten: bool = False
     eight_bit: bool = False
     overwrite: bool = False
+    tile: int | None = None
     max_pixels: int = MAX_PIXELS
 
 
@@ -69,6 +75,8 @@ class Outcome:
       before: width and height of the input in pixels, if it was read.
       after: width and height of the output in pixels, if it was made.
       error: what went wrong, in one line.
+      notes: what else there is to know, such as a choice of experts that is nearly a tie.
+      routing: what the routers chose, if it was made (a `Routing` of one image).
     """
 
     job: Job
@@ -76,6 +84,8 @@ class Outcome:
     before: tuple[int, int] | None = None
     after: tuple[int, int] | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    routing: Routing | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Without what does not apply."""
@@ -86,12 +96,17 @@ class Outcome:
             "from": self.before,
             "to": self.after,
             "error": self.error,
+            "notes": self.notes or None,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def upscale_files(model: SeemoRe, jobs: Sequence[Job], settings: Settings) -> Iterator[Outcome]:
+def upscale_files(
+    model: SeemoRe, jobs: Sequence[Job], settings: Settings, progress: Progress = lambda job, share: None
+) -> Iterator[Outcome]:
     """Does the jobs; yields what became of each as soon as it is known, not in their order.
+
+    `progress` is called with a job and the share of it that is done, for large images.
 
     Raises:
       InputError: `settings.outscale` does not fit the model.
@@ -100,13 +115,13 @@ def upscale_files(model: SeemoRe, jobs: Sequence[Job], settings: Settings) -> It
     todo = []
     for job in jobs:
         if job.error is not None:
-            yield Outcome(job, "failed", error=job.error)
+            yield Outcome(job, "failed", error=_one_line(job.error))
         elif job.target.exists() and not settings.overwrite:
             yield Outcome(job, "skipped")
         else:
             todo.append(job)
     for batch, size in _batches(todo):
-        yield from _upscale_batch(model, batch, size, settings)
+        yield from _upscale_batch(model, batch, size, settings, progress)
 
 
 def _batches(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
@@ -125,7 +140,9 @@ def _batches(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
             yield same[start : start + length], length
 
 
-def _upscale_batch(model: SeemoRe, jobs: Sequence[Job], size: int, settings: Settings) -> Iterator[Outcome]:
+def _upscale_batch(
+    model: SeemoRe, jobs: Sequence[Job], size: int, settings: Settings, progress: Progress
+) -> Iterator[Outcome]:
     # Headers do not tell everything, such as the orientation.
     alike: dict[Any, list[tuple[Job, Picture]]] = defaultdict(list)
     for job in jobs:
@@ -137,28 +154,41 @@ def _upscale_batch(model: SeemoRe, jobs: Sequence[Job], size: int, settings: Set
     for pairs in alike.values():
         # Powers of two, so that mixtures need few programs.
         filled = size if len(alike) == 1 else 2 ** (len(pairs) - 1).bit_length()
-        yield from _upscale_alike(model, pairs, filled, settings)
+        yield from _upscale_alike(model, pairs, filled, settings, progress)
 
 
 def _upscale_alike(
-    model: SeemoRe, pairs: Sequence[tuple[Job, Picture]], size: int, settings: Settings
+    model: SeemoRe, pairs: Sequence[tuple[Job, Picture]], size: int, settings: Settings, progress: Progress
 ) -> Iterator[Outcome]:
     """Upscales pictures of one shape and type together; one by one where memory does not suffice for that."""
 
-    def upscaled() -> list[np.ndarray]:
-        images = [picture.pixels for _, picture in pairs]
-        return upscale_images(model, images, outscale=settings.outscale, ensemble=settings.ensemble, batch_size=size)
+    first = pairs[0][0]
+    notes: list[str] = []
+    watch = Watch(lambda share: progress(first, share), notes.append)
 
-    results = _try(pairs[0][0], upscaled)
+    def upscaled() -> list[Upscaled]:
+        images = [picture.pixels for _, picture in pairs]
+        return upscale_images(
+            model,
+            images,
+            outscale=settings.outscale,
+            ensemble=settings.ensemble,
+            batch_size=size,
+            tile=settings.tile,
+            watch=watch,
+        )
+
+    results = _try(first, upscaled)
     if isinstance(results, Outcome):
         if len(pairs) == 1 and size == 1:
             yield results
         else:
             for pair in pairs:
-                yield from _upscale_alike(model, [pair], 1, settings)
+                yield from _upscale_alike(model, [pair], 1, settings, progress)
         return
     for (job, picture), result in zip(pairs, results, strict=True):
-        yield _try(job, lambda job=job, picture=picture, result=result: _write(job, picture, result, settings))
+        outcome = _try(job, lambda job=job, picture=picture, result=result: _write(job, picture, result, settings))
+        yield dataclasses.replace(outcome, notes=tuple(notes))
 
 
 def _try(job: Job, action: Any) -> Any:
@@ -175,7 +205,11 @@ def _try(job: Job, action: Any) -> Any:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = f"{job.source}: out of memory on the device"
-    return Outcome(job, "failed", error=" ".join(reason.split()))
+    return Outcome(job, "failed", error=_one_line(reason))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _read(job: Job, scale: int, settings: Settings) -> Picture:
@@ -197,9 +231,9 @@ def _read(job: Job, scale: int, settings: Settings) -> Picture:
     return dataclasses.replace(picture, pixels=pixels)
 
 
-def _write(job: Job, picture: Picture, upscaled: np.ndarray, settings: Settings) -> Outcome:
-    write_image(job.target, _reduce(upscaled, settings), picture.metadata)
-    return Outcome(job, "made", _size(picture.pixels), _size(upscaled))
+def _write(job: Job, picture: Picture, upscaled: Upscaled, settings: Settings) -> Outcome:
+    write_image(job.target, _reduce(upscaled.image, settings), picture.metadata)
+    return Outcome(job, "made", _size(picture.pixels), _size(upscaled.image), routing=upscaled.routing)
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:

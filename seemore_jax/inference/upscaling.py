@@ -1,6 +1,7 @@
 """Upscaling of integer images: any of 8 or 16 bits, grey or colour, with or without transparency."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,13 @@ from seemore_jax.network import Routing, SeemoRe
 
 # Beyond this many times the network's own factor, enlarging only costs memory.
 _MOST_ENLARGED = 4
+
+
+class Upscaled(NamedTuple):
+    """An upscaled image, and what the routers chose for it (a `Routing` of one image)."""
+
+    image: UInt[np.ndarray, "sh sw *c"]
+    routing: Routing
 
 
 def upscale(
@@ -53,7 +61,8 @@ def upscale(
     Programs are compiled for each type and channel count, and for one in some dozen image sizes.
     """
     image = np.asarray(image)
-    return upscale_images(model, [image], outscale=outscale, ensemble=ensemble, tile=tile, watch=watch)[0]
+    (upscaled,) = upscale_images(model, [image], outscale=outscale, ensemble=ensemble, tile=tile, watch=watch)
+    return upscaled.image
 
 
 def upscale_images(
@@ -65,7 +74,7 @@ def upscale_images(
     batch_size: int = 0,
     tile: int | None = None,
     watch: Watch | None = None,
-) -> list[UInt[np.ndarray, "sh sw *c"]]:
+) -> list[Upscaled]:
     """Upscales images of one shape and type, as `upscale` does each, in one batch.
 
     Args:
@@ -86,11 +95,12 @@ def upscale_images(
     dtype, resize = colors.dtype, outscale is not None and outscale != scale
     if resize and dtype == np.uint8:
         colors = colors.astype(np.uint16) * np.uint16(257)  # rounded to 8 bits once, at the end
-    upscaled = _upscale_colors(model, colors, ensemble, batch_size, tile, watch)
+    upscaled, routing = _upscale_colors(model, colors, ensemble, batch_size, tile, watch)
     if resize and outscale is not None:
         upscaled = [imresize(color, outscale / scale) for color in upscaled]
         upscaled = [to_8_bits(color) if dtype == np.uint8 else color for color in upscaled]
-    return [_join(color, image, outscale or scale) for color, image in zip(upscaled, images, strict=True)]
+    joined = [_join(color, image, outscale or scale) for color, image in zip(upscaled, images, strict=True)]
+    return [Upscaled(image, Routing(*(field[i : i + 1] for field in routing))) for i, image in enumerate(joined)]
 
 
 def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:
@@ -153,18 +163,23 @@ def _upscale_colors(
     batch_size: int,
     tile: int | None,
     watch: Watch | None,
-) -> list[UInt[np.ndarray, "sh sw d"]]:
-    """Upscales a batch of grey (d = 1) or RGB (d = 3) images."""
+) -> tuple[list[UInt[np.ndarray, "sh sw d"]], Routing]:
+    """Upscales a batch of grey (d = 1) or RGB (d = 3) images; with their routing, the one of the images unturned."""
     count = len(images)
     images = np.concatenate([images, np.repeat(images[-1:], max(0, batch_size - count), axis=0)])
     if not ensemble:
-        return list(run(model, images, tile=tile, watch=watch)[0][:count])
+        sr, routing = run(model, images, tile=tile, watch=watch)
+        return list(sr[:count]), routing
+    routings = []
 
     def network(turned: UInt[np.ndarray, "n h w d"], watch: Watch) -> Float32[np.ndarray, "n sh sw 3"]:
-        return run(model, turned, dtype=np.float32, tile=tile, watch=watch)[0]
+        sr, routing = run(model, turned, dtype=np.float32, tile=tile, watch=watch)
+        routings.append(routing)
+        return sr
 
     sr = self_ensemble(network, images, watch or Watch())
-    return list(np.asarray(from_float(jnp.asarray(sr[:count]), images.dtype, images.shape[-1])))
+    sr = np.asarray(from_float(jnp.asarray(sr[:count]), images.dtype, images.shape[-1]))
+    return list(sr), routings[0]
 
 
 def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w d"]:

@@ -105,7 +105,7 @@ def test_a_batch_that_does_not_fit_is_taken_apart(
 ) -> None:
     upscale_images = folder_module.upscale_images
 
-    def little_memory(model: sj.SeemoRe, images: list[np.ndarray], **options: Any) -> list[np.ndarray]:
+    def little_memory(model: sj.SeemoRe, images: list[np.ndarray], **options: Any) -> Any:
         if len(images) > 1 or images[0].max() == 7:
             raise MemoryError
         return upscale_images(model, images, **options)

@@ -100,6 +100,6 @@ def test_a_batch_is_each_image_alone(model: sj.SeemoRe) -> None:
     """Also one that is filled up."""
     batch = [np.round(image * 255).astype(np.uint8) for image in images(3, 9, 14)]
     for image, upscaled in zip(batch, upscale_images(model, batch, batch_size=4), strict=True):
-        assert np.abs(upscaled.astype(int) - sj.upscale(model, image)).max() <= 1
+        assert np.abs(upscaled.image.astype(int) - sj.upscale(model, image)).max() <= 1
     with pytest.raises(sj.InputError, match="one shape"):
         upscale_images(model, [RGB, RGB[:5]])
