@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_hyperparameters(command)
     command.set_defaults(run=_run_convert)
 
+    command = commands.add_parser("export", help="write the network as a program: StableHLO for JAX, or ONNX")
+    command.add_argument("target", metavar="OUT", type=Path, help="file: .stablehlo or .onnx")
+    _add_model_options(command)
+    command.set_defaults(run=_run_export)
+
     command = commands.add_parser("info", help="what is in a weights file")
     command.add_argument("file", metavar="FILE", help="weights in any supported format, or a bundled name")
     _add_hyperparameters(command)
@@ -241,6 +246,14 @@ def _run_convert(options: argparse.Namespace) -> None:
     check_target(options.target)
     save(load(options.source, **_hyperparameters(options)), options.target)
     print(f"{options.source} → {options.target}")
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from seemore_jax import exporting  # jax.export takes a while to import
+
+    exporting.check_target(options.target)
+    exporting.export(_load_model(options), options.target)
+    print(f"{options.model} → {options.target}")
 
 
 def _run_info(options: argparse.Namespace) -> None:
