@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.export
+import jax.typing
 
 # What follows JAX's own data, so that damage shows: without a check, a changed byte is another network.
 SEAL = b"seemore-jax stablehlo sha256 "
@@ -25,7 +26,7 @@ def sealed(program: bytes) -> bytes:
     return program + SEAL + hashlib.sha256(program).digest()
 
 
-def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.Array], jax.Array]:
+def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.typing.ArrayLike], jax.Array]:
     """Returns the network: a function of float32 images (N, H, W, 3), of any batch and any size from 1×1.
 
     It runs on a CPU, a CUDA GPU or a TPU, whichever JAX finds, and is compiled on the first call with each shape.

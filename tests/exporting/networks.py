@@ -9,7 +9,7 @@ from tests.release import ROUTED_IMAGES, images, run_release
 
 TOLERANCE = 1e-5
 CONFIGS = {
-    "T": SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2),
+    "T": SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1),
     "B": SeemoReConfig.variant("B", 3, embedding_dim=16, num_layers=1),
     "L": SeemoReConfig.variant("L", 4, embedding_dim=12, num_layers=1),
     "none of them": SeemoReConfig.variant(
