@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from seemore_jax.network import SeemoReConfig
-from tests.release import ROUTED_IMAGES, images, run_release
+from tests.release import PARITY, ROUTED_IMAGES, images, run_release
 
-TOLERANCE = 1e-5
+TOLERANCE = PARITY
 CONFIGS = {
     "T": SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1),
     "B": SeemoReConfig.variant("B", 3, embedding_dim=16, num_layers=1),
