@@ -28,7 +28,7 @@ from seemore_jax.inference.upscaling import routing
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, read_weights, save
 from seemore_jax.porting.hyperparameters import UNREADABLE
-from seemore_jax.porting.weights import DEFAULT_MODEL, check_target
+from seemore_jax.porting.weights import BUNDLED, DEFAULT_MODEL, check_target
 from seemore_jax.version import __version__
 
 _PLOTS = (".png", ".pdf", ".svg")
@@ -71,10 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_run_routes)
 
     command = commands.add_parser("convert", help="convert weights between .pth, .safetensors and directories")
-    command.add_argument("source", metavar="SOURCE", help="weights in any supported format, or a bundled name")
+    command.add_argument("source", metavar="SOURCE", help="weights in any supported format, bundled name or user/repo")
     command.add_argument("target", metavar="TARGET", type=Path, help=".pth, .safetensors, or a directory (no suffix)")
     _add_hyperparameters(command)
     command.set_defaults(run=_run_convert)
+
+    command = commands.add_parser("export", help="write the network as a program: StableHLO for JAX, or ONNX")
+    command.add_argument("target", metavar="OUT", type=Path, help="file: .stablehlo or .onnx")
+    _add_model_options(command)
+    command.set_defaults(run=_run_export)
 
     command = commands.add_parser("info", help="what is in a weights file")
     command.add_argument("file", metavar="FILE", help="weights in any supported format, or a bundled name")
@@ -147,7 +152,7 @@ def _add_upscale_options(command: argparse.ArgumentParser) -> None:
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="weights file, directory or bundled name (default: %(default)s)"
+        "-m", "--model", default=DEFAULT_MODEL, help="file, folder, bundled name or user/repo (default: %(default)s)"
     )
     _add_hyperparameters(command)
 
@@ -267,8 +272,18 @@ def _run_routes(options: argparse.Namespace) -> None:
 
 def _run_convert(options: argparse.Namespace) -> None:
     check_target(options.target)
-    save(load(options.source, **_hyperparameters(options)), options.target)
+    weights = read_weights(options.source, **_hyperparameters(options))
+    ours = weights.source.parent == BUNDLED
+    save(weights.to_model(), options.target, license="apache-2.0" if ours else "unknown")
     print(f"{options.source} → {options.target}")
+
+
+def _run_export(options: argparse.Namespace) -> None:
+    from seemore_jax import exporting  # jax.export takes a while to import
+
+    exporting.check_target(options.target)
+    exporting.export(_load_model(options), options.target)
+    print(f"{options.model} → {options.target}")
 
 
 def _run_info(options: argparse.Namespace) -> None:

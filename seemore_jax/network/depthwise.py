@@ -20,6 +20,26 @@ def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **op
     return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
 
 
+def depthwise_conv_by_platform(
+    lhs: Array, rhs: Array, window_strides: Sequence[int], *arguments: Any, **options: Any
+) -> Array:
+    """As above, chosen by the platform that the program runs on: for a program that is exported to several.
+
+    The branches must agree on the size that a stride leaves, which JAX cannot prove where sizes are unknown: then, sums
+    of shifted products on every platform.
+    """
+
+    def products(lhs: Array, rhs: Array) -> Array:
+        return sum_of_shifted_products(lhs, rhs, window_strides, *arguments, **options)
+
+    def convolution(lhs: Array, rhs: Array) -> Array:
+        return lax.conv_general_dilated(lhs, rhs, window_strides, *arguments, **options)
+
+    if max(window_strides) > 1:
+        return products(lhs, rhs)
+    return lax.platform_dependent(lhs, rhs, cpu=products, default=convolution)
+
+
 def sum_of_shifted_products(
     lhs: Float[Array, "n h w c"],
     rhs: Float[Array, "kh kw 1 c"],

@@ -6,7 +6,8 @@
 | safetensors   | `.safetensors` | the metadata entry `seemore_config`  |
 | Hugging Face  | a directory    | `config.json` (+ `model.safetensors`)|
 
-All hold float32 tensors under the release's names and in its layouts.
+All hold float32 tensors under the release's names and in its layouts. A directory is laid out as the Hugging Face hub
+wants it, with a model card; one on the hub is read by the name of its repository.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from seemore_jax.files import replacing
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.config import stored_fields
 from seemore_jax.porting.errors import WeightsError
+from seemore_jax.porting.hub import download, is_repository_name, model_card
 from seemore_jax.porting.hyperparameters import Hyperparameters, read_hyperparameters
 from seemore_jax.porting.names import from_torch, to_torch
 from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
@@ -72,7 +74,8 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
 
     Args:
       source: a `.pth`/`.pt` file (PyTorch need not be installed), a `.safetensors` file, a directory with
-        `model.safetensors`, or the name of bundled weights: "T-x2", "T-x3" or "T-x4".
+        `model.safetensors`, the name of bundled weights: "T-x2", "T-x3" or "T-x4", or "user/name" of a repository
+        on the Hugging Face hub that holds such a directory (needs the extra `hub`). What exists on disk comes first.
       **overrides: fields of `SeemoReConfig`. The shapes tell most of them; `use_shuffle`, `recursive`,
         `topk` and `img_range` are needed for a foreign file that is none of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
@@ -96,8 +99,11 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
     return Weights(path, entry, tensors, hyperparameters)
 
 
-def save(model: SeemoRe, path: str | os.PathLike[str]) -> None:
+def save(model: SeemoRe, path: str | os.PathLike[str], *, license: str = "unknown") -> None:
     """Saves a model in the format that the suffix of `path` names; no suffix means a directory.
+
+    A directory also gets a model card, README.md, with `license` as the hub spells it ("apache-2.0"); one that is
+    there stays as it is, since people write into it.
 
     `.pth` files load in PyTorch with `weights_only=True` and, under `params`, with `strict=True` into
     `seemore.module.SeemoRe`. Every format stores the configuration too, so that `load` needs no arguments.
@@ -108,8 +114,11 @@ def save(model: SeemoRe, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     write = _writer(path)
+    tensors = to_torch(model)
     try:
-        write(path, to_torch(model), model.config)
+        write(path, tensors, model.config)
+        if write is _write_directory and not (path / "README.md").exists():
+            _write_card(path / "README.md", tensors, model.config, license)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -130,6 +139,8 @@ def _find(source: str | os.PathLike[str]) -> Path:
         names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
         available = f"bundled are {', '.join(names)}" if names else "this version bundles none"
         raise WeightsError(f"{source}: no bundled weights of that name ({available}); give a weights file")
+    if isinstance(source, str) and is_repository_name(source):
+        return download(source)
     raise WeightsError(f"{path}: no such file or directory")
 
 
@@ -240,3 +251,9 @@ def _write_directory(path: Path, tensors: Tensors, config: SeemoReConfig) -> Non
     fields: Mapping[str, Any] = {"model_type": "seemore", **config.to_dict()}
     with replacing(path / "config.json") as temporary:
         temporary.write_text(json.dumps(fields, indent=2) + "\n")
+
+
+def _write_card(path: Path, tensors: Tensors, config: SeemoReConfig, license: str) -> None:
+    parameters = sum(tensor.size for tensor in tensors.values())
+    with replacing(path) as temporary:
+        temporary.write_text(model_card(config, parameters, license), encoding="utf-8")

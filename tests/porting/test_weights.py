@@ -282,4 +282,4 @@ def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, target: str, monke
             sj.save(zeros(SMALL), tmp_path / target)
     np.testing.assert_array_equal(sj.load(tmp_path / target).norm.scale, model.norm.scale)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(left) == (["config.json", "model.safetensors"] if target == "folder" else [target])
+    assert sorted(left) == (["README.md", "config.json", "model.safetensors"] if target == "folder" else [target])
