@@ -95,21 +95,19 @@ def test_a_wrong_file_is_named_without_the_server_s_folder_and_leaves_nothing(
     upscaler = web._Upscaler({"tiny": model}, folder, max_pixels=399)
     for name, reason in [("large.png", "more than 399"), ("broken.png", "not a readable image")]:
         with pytest.raises(sj.InputError, match=f"^{name}: .*{reason}"):
-            next(upscaler(tmp_path / name, "tiny"))
+            upscaler(tmp_path / name, "tiny")
     assert list(folder.iterdir()) == []
 
 
-def test_a_result_comes_first_and_its_experts_then(model: SeemoRe, folder: Path, tmp_path: Path) -> None:
+def test_a_result_comes_with_its_experts_and_a_line(model: SeemoRe, folder: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", RANDOM.integers(0, 256, (16, 18, 3), dtype=np.uint8))
     upscaler = web._Upscaler({"tiny": model}, folder, web.MAX_PIXELS)
-    (first, line, none), (second, _, experts) = upscaler(tmp_path / "a.png", "tiny")
-    assert none is None
-    assert experts is not None
+    result, line, experts = upscaler(tmp_path / "a.png", "tiny")
+    assert read_image(result.target).shape == (32, 36, 3)
     assert min(read_image(experts).shape[:2]) > 100
-    assert first == second
     assert line.startswith("**18×16 → 36×32** pixels with tiny in ")
-    assert line.endswith("of this size in less")
-    _, again, _ = next(upscaler(tmp_path / "a.png", "tiny"))
+    assert line.endswith("of such a size in less")
+    _, again, _ = upscaler(tmp_path / "a.png", "tiny")
     assert again.endswith(" s**")
 
 

@@ -194,8 +194,8 @@ class _Sweeps:
         topk = self._config.topk
         if topk == len(probabilities):
             return
-        logits = np.log(np.sort(probabilities.astype(np.float64))[::-1])
-        if logits[topk - 1] - logits[topk] < TIE:
+        chosen, other = np.sort(probabilities.astype(np.float64))[::-1][topk - 1 : topk + 1]
+        if other > chosen * np.exp(-TIE):  # their logits differ by the logarithm of their ratio
             self._watch.note(
                 f"layer {index + 1}: two experts are equally probable to within {TIE:g}, so that another way to "
                 "compute, such as the whole image at once, may choose the other"
