@@ -99,8 +99,7 @@ def upscale_in_strips(
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
     if any(missing):
         image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    with _Sweeps(model, image, rows, np.dtype(dtype), in_file, watch or Watch()) as sweeps:
-        sr, routing = sweeps.run()
+    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), in_file, watch or Watch()).run()
     scale = model.config.scale
     return sr[: height * scale, : width * scale], routing
 
@@ -125,13 +124,6 @@ class _Sweeps:
         channels = config.embedding_dim
         window = jax.eval_shape(stages.enter, jax.ShapeDtypeStruct((1, *self._shape, channels), config.compute_dtype))
         self._maps = [_FeatureMap(self._height, window, halo(config), in_file) for _ in range(2)]
-
-    def __enter__(self) -> "_Sweeps":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for feature_map in self._maps:
-            feature_map.close()
 
     def run(self) -> tuple[np.ndarray, Routing]:
         """All sweeps."""
@@ -236,8 +228,8 @@ class _FeatureMap:
         # A window at the end reaches beyond the image; what is never touched takes no memory.
         shape = (height + self._window_rows + 2 * margin, *window.shape[2:])
         size = int(np.prod(shape)) * dtype.itemsize
-        self._memory = _temporary_file(size) if in_file else mmap.mmap(-1, size)
-        self._rows = np.frombuffer(self._memory, dtype).reshape(shape)
+        memory = _temporary_file(size) if in_file else mmap.mmap(-1, size)  # given back with the last array of it
+        self._rows = np.frombuffer(memory, dtype).reshape(shape)
         self._offset, self._next = 0, margin
 
     @property
@@ -258,11 +250,6 @@ class _FeatureMap:
     def turn(self) -> None:
         """Makes the new rows the old ones."""
         self._offset, self._next = self._next, self._offset
-
-    def close(self) -> None:
-        """Gives the memory back."""
-        del self._rows
-        self._memory.close()
 
 
 def _temporary_file(size: int) -> mmap.mmap:
