@@ -12,7 +12,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -21,16 +20,19 @@ from jaxtyping import Array, Int, Num, UInt
 from seemore_jax.inference.pixels import from_float, to_float
 from seemore_jax.inference.strips import halo, map_bytes, upscale_in_strips
 from seemore_jax.inference.watch import Watch
+from seemore_jax.memory import free_memory
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 
 # Feature maps that exist at once: of the whole image, measured on a CPU, and of a strip.
 _MAPS_OF_WHOLE = 8
-_MAPS_OF_STRIP = 6
+_MAPS_OF_STRIP = 9
 # What these may take on a CPU; on an accelerator it is a share of its memory.
-_BYTES_ON_CPU = 10**9
+_BYTES_ON_CPU = 8 * 10**8
 _SHARE_OF_DEVICE = 0.5
 # Of the free memory, what the feature maps of a large image may take; more goes to a file.
 _SHARE_OF_MEMORY = 0.6
+# And what they may take before two of them have to do in place of three.
+_MOST_BYTES = 2 * 10**9
 # Smaller images are not worth splitting over devices.
 _SPLIT_PIXELS = 2**20
 _FEWEST_ROWS = 8
@@ -136,15 +138,19 @@ def _run_strips(
 ) -> tuple[Num[np.ndarray, "1 sh sw c"], Routing]:
     """In strips of `tile` rows, or as many as there is memory for; in fewer where that proves too much."""
     config = model.config
-    needed = map_bytes(config, *image.shape[:2])
-    in_file = needed > _SHARE_OF_MEMORY * free_memory()
+    free = _SHARE_OF_MEMORY * free_memory()
+    frugal = map_bytes(config, *image.shape[:2], frugal=False) > min(free, _MOST_BYTES)
+    needed = map_bytes(config, *image.shape[:2], frugal=frugal)
+    in_file = needed > free
     if in_file:
         watch.note(f"{needed / 1e9:.1f} GB of feature maps go to a temporary file, which is slower")
     rows = tile or int(_budget() / (_MAPS_OF_STRIP * image.shape[1] * _pixel_bytes(config))) - 2 * halo(config)
     rows = max(_FEWEST_ROWS, min(rows, image.shape[0]))
     while True:
         try:
-            sr, routing = upscale_in_strips(model, image, rows, dtype=dtype, in_file=in_file, watch=watch)
+            sr, routing = upscale_in_strips(
+                model, image, rows, dtype=dtype, frugal=frugal, in_file=in_file, watch=watch
+            )
             return sr[None], routing
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             _require_out_of_memory(error)
@@ -152,16 +158,6 @@ def _run_strips(
                 raise
         rows //= 2
         watch.note(f"out of memory: going on with strips of {rows} rows")
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of the container that it runs in."""
-    free = psutil.virtual_memory().available
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as used:  # noqa: PTH123
-            return max(0, min(free, int(limit.read()) - int(used.read())))
-    except (OSError, ValueError):  # no container, or none with a limit
-        return free
 
 
 def _pixel_bytes(config: SeemoReConfig) -> int:

@@ -7,7 +7,9 @@ Both are known only when the group's first steps have been done everywhere. So t
     sweep i     strip by strip, group i−1 goes on after its routing, and the first steps of group i follow
     last sweep  the last group goes on, and the image is reconstructed
 
-Between the sweeps two feature maps of the whole image are kept, outside the device. A strip is computed with `halo`
+Between the sweeps feature maps of the whole image are kept, outside the device: the group's input x, and what its first
+steps made of it. That is features and context, or, if these would take too much memory, the embedded features, from
+which they are computed a second time. A strip is computed with `halo`
 rows of its neighbours on each side: as far as a sweep's convolutions see. The network is that of
 `seemore_jax.network`, in the steps of `Stages`.
 """
@@ -16,8 +18,8 @@ import functools
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,10 +57,12 @@ def halo(config: SeemoReConfig) -> int:
     return _round_up(5 + config.global_kernel_size // 2, _ALIGNMENT)
 
 
-def map_bytes(config: SeemoReConfig, height: int, width: int) -> int:
+def map_bytes(config: SeemoReConfig, height: int, width: int, *, frugal: bool) -> int:
     """Of the feature maps that are kept while an image of that size is swept."""
     itemsize = jnp.dtype(config.compute_dtype).itemsize
-    return 2 * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
+    return (
+        (2 if frugal else 3) * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
+    )
 
 
 class Strip(NamedTuple):
@@ -76,6 +80,7 @@ def upscale_in_strips(
     rows: int,
     *,
     dtype: np.dtype | type = np.uint8,
+    frugal: bool = False,
     in_file: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Num[np.ndarray, "sh sw c"], Routing]:
@@ -86,6 +91,7 @@ def upscale_in_strips(
       image: uint8 or uint16, over the type's whole range, of any size.
       rows: of a strip, in LR pixels; rounded up to a multiple of 4.
       dtype: of the result: uint8, uint16, or float32 for the network's own values, then always of three channels.
+      frugal: keep two feature maps in place of three, which takes longer.
       in_file: keep the feature maps in a temporary file in place of memory.
       watch: told what is done.
 
@@ -99,7 +105,7 @@ def upscale_in_strips(
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
     if any(missing):
         image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), in_file, watch or Watch()).run()
+    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), frugal, in_file, watch or Watch()).run()
     scale = model.config.scale
     return sr[: height * scale, : width * scale], routing
 
@@ -108,10 +114,17 @@ class _Sweeps:
     """The state of an image that is swept."""
 
     def __init__(
-        self, model: SeemoRe, image: UInt[np.ndarray, "h w d"], rows: int, dtype: np.dtype, in_file: bool, watch: Watch
+        self,
+        model: SeemoRe,
+        image: UInt[np.ndarray, "h w d"],
+        rows: int,
+        dtype: np.dtype,
+        frugal: bool,
+        in_file: bool,
+        watch: Watch,
     ) -> None:
         config = self._config = model.config
-        self._image, self._dtype, self._watch = image, dtype, watch
+        self._image, self._dtype, self._frugal, self._watch = image, dtype, frugal, watch
         self._height, self._width = image.shape[:2]
         rows = min(_round_up(max(rows, 1), _ALIGNMENT), _round_up(self._height, _ALIGNMENT))
         self._strips = list(_strips(self._height, self._width, rows, halo(config)))
@@ -120,25 +133,31 @@ class _Sweeps:
         self._group_graph = nnx.split(model.groups[0])[0]
         self._groups = [nnx.split(group)[1] for group in model.groups]
         self._done = 0
+        self._put_off: Callable[[], None] = lambda: None
         stages = chosen_stages(config)
         channels = config.embedding_dim
         window = jax.eval_shape(stages.enter, jax.ShapeDtypeStruct((1, *self._shape, channels), config.compute_dtype))
-        self._maps = [_FeatureMap(self._height, window, halo(config), in_file) for _ in range(2)]
+        count = 2 if frugal else 3
+        self._maps = [_FeatureMap(self._height, window, halo(config), in_file) for _ in range(count)]
 
     def run(self) -> tuple[np.ndarray, Routing]:
         """All sweeps."""
         self._begin_group()
         for strip in self._strips:
-            self._keep(strip, _first(self._graph, self._parameters, self._window_of_image(strip), strip.extent))
-        self._turn()
+            window = self._window_of_image(strip)
+            results = _first(self._graph, self._frugal, self._parameters, window, strip.extent)
+            self._later(self._keep, strip, results)
+        self._end_sweep()
         routing, summary = self._route(0)
         routings = [routing]
         for index in range(1, len(self._groups)):
             self._begin_group()
-            for strip, x, embedded in self._sweep():
+            for strip, maps in self._sweep():
+                how = self._group_graph, self._config, self._shape, self._frugal
                 parameters = self._groups[index - 1], self._groups[index]
-                window = x, embedded, summary, routing, strip.extent
-                self._keep(strip, _middle(self._group_graph, self._config, self._shape, *parameters, *window))
+                results = _middle(*how, *parameters, maps, summary, routing, strip.extent)
+                self._later(self._keep, strip, results)
+            self._end_sweep()
             routing, summary = self._route(index)
             routings.append(routing)
         return self._finish(routing, summary), jax.tree.map(np.asarray, stack_routings(routings))
@@ -150,22 +169,30 @@ class _Sweeps:
         rows, columns = _round_up(self._height // reduction, _STEP), self._shape[1] // reduction
         self._reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
 
-    def _sweep(self) -> Iterator[tuple[Strip, Map, Map]]:
-        """The strips, each with its windows of both maps; alternately downwards and upwards, as the maps need it."""
-        x, embedded = self._maps
-        for strip in self._strips if x.downwards else reversed(self._strips):
-            yield strip, x.window(strip.first), embedded.window(strip.first)
-        self._turn()
+    def _sweep(self) -> Iterator[tuple[Strip, list[Map]]]:
+        """The strips, each with its windows of the maps; alternately downwards and upwards, as the maps need it."""
+        for strip in self._strips if self._maps[0].downwards else reversed(self._strips):
+            yield strip, [feature_map.window(strip.first) for feature_map in self._maps]
 
-    def _turn(self) -> None:
+    def _later(self, keep: Callable[..., None], *arguments: Any) -> None:
+        """Does what was put off before, while the device computes what these arguments will be; then puts them off."""
+        self._do_the_last()
+        self._put_off = functools.partial(keep, *arguments)
+
+    def _do_the_last(self) -> None:
+        keep, self._put_off = self._put_off, lambda: None
+        keep()
+
+    def _end_sweep(self) -> None:
+        self._do_the_last()
         for feature_map in self._maps:
             feature_map.turn()
 
     def _keep(self, strip: Strip, results: tuple[Array, ...]) -> None:
         """Puts the strip's own rows of what `_first` or `_middle` returned where the next sweep finds them."""
-        x, embedded, total, reduced = (np.asarray(array) for array in results)
+        *maps, total, reduced = (np.asarray(array) for array in results)
         own = slice(strip.begin - strip.first, strip.end - strip.first)
-        for feature_map, window in zip(self._maps, (x, embedded), strict=True):
+        for feature_map, window in zip(self._maps, maps, strict=True):
             feature_map.write(strip.begin, window[0, own])
         self._total += total
         reduction = _ALIGNMENT if self._config.recursive else 1
@@ -197,13 +224,17 @@ class _Sweeps:
         scale = self._config.scale
         channels = 3 if self._dtype == np.float32 else self._image.shape[2]
         sr = np.empty((self._height * scale, self._width * scale, channels), self._dtype)
-        for strip, x, embedded in self._sweep():
-            window = self._window_of_image(strip), x, embedded, summary, routing, strip.extent
-            rows = np.asarray(_last(self._graph, self._dtype.name, self._parameters, *window))[0]
-            own = slice((strip.begin - strip.first) * scale, (strip.end - strip.first) * scale)
-            sr[strip.begin * scale : strip.end * scale] = rows[own, : self._width * scale]
-            self._tell()
+        for strip, maps in self._sweep():
+            window = self._window_of_image(strip), maps, summary, routing, strip.extent
+            self._later(self._put, strip, sr, _last(self._graph, self._dtype.name, self._parameters, *window))
+        self._end_sweep()
         return sr
+
+    def _put(self, strip: Strip, sr: np.ndarray, result: Array) -> None:
+        scale = self._config.scale
+        own = slice((strip.begin - strip.first) * scale, (strip.end - strip.first) * scale)
+        sr[strip.begin * scale : strip.end * scale] = np.asarray(result)[0, own, : self._width * scale]
+        self._tell()
 
     def _window_of_image(self, strip: Strip) -> UInt[np.ndarray, "1 rows columns d"]:
         part = self._image[strip.first : strip.first + self._shape[0]]
@@ -228,7 +259,7 @@ class _FeatureMap:
         # A window at the end reaches beyond the image; what is never touched takes no memory.
         shape = (height + self._window_rows + 2 * margin, *window.shape[2:])
         size = int(np.prod(shape)) * dtype.itemsize
-        memory = _temporary_file(size) if in_file else mmap.mmap(-1, size)  # given back with the last array of it
+        memory = _temporary_file(size) if in_file else _memory(size)  # given back with the last array of it
         self._rows = np.frombuffer(memory, dtype).reshape(shape)
         self._offset, self._next = 0, margin
 
@@ -250,6 +281,13 @@ class _FeatureMap:
     def turn(self) -> None:
         """Makes the new rows the old ones."""
         self._offset, self._next = self._next, self._offset
+
+
+def _memory(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)  # small pages would take a fifth of the time
+    return memory
 
 
 def _temporary_file(size: int) -> mmap.mmap:
@@ -276,33 +314,33 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _first(
-    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, image: UInt[Array, "1 h w d"], extent: Extent
+    graph: nnx.GraphDef[SeemoRe], frugal: bool, parameters: nnx.State, image: UInt[Array, "1 h w d"], extent: Extent
 ) -> tuple[Array, ...]:
     model = nnx.merge(graph, parameters)
     stages = chosen_stages(model.config)
     x = stages.enter(model.extract(to_float(image), extent))
-    return x, *_begun(stages, model.groups[0], x, stages.place(image.shape[1:3], model.config, extent))
+    return x, *_begun(stages, frugal, model.groups[0], x, stages.place(image.shape[1:3], model.config, extent))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _middle(
     graph: nnx.GraphDef[ResidualGroup],
     config: SeemoReConfig,
     shape: tuple[int, int],
+    frugal: bool,
     finished: nnx.State,
     begun: nnx.State,
-    x: Array,
-    embedded: Array,
+    maps: Sequence[Array],
     summary: Float[Array, "1 h2 w2 c"],
     routing: Routing,
     extent: Extent,
 ) -> tuple[Array, ...]:
     stages = chosen_stages(config)
     place = stages.place(shape, config, extent)
-    x = _finished(stages, nnx.merge(graph, finished), x, embedded, summary, routing, place)
-    return x, *_begun(stages, nnx.merge(graph, begun), x, place)
+    x = _finished(stages, nnx.merge(graph, finished), maps, summary, routing, place)
+    return x, *_begun(stages, frugal, nnx.merge(graph, begun), x, place)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -311,8 +349,7 @@ def _last(
     dtype: str,
     parameters: nnx.State,
     image: UInt[Array, "1 h w d"],
-    x: Array,
-    embedded: Array,
+    maps: Sequence[Array],
     summary: Float[Array, "1 h2 w2 c"],
     routing: Routing,
     extent: Extent,
@@ -321,7 +358,7 @@ def _last(
     stages = chosen_stages(model.config)
     height, width, channels = image.shape[1:]
     place = stages.place((height, width), model.config, extent)
-    x = stages.leave(_finished(stages, model.groups[-1], x, embedded, summary, routing, place), width)
+    x = stages.leave(_finished(stages, model.groups[-1], maps, summary, routing, place), width)
     sr = model.reconstruct(x, model.extract(to_float(image), extent), extent)
     return from_float(sr, np.dtype(dtype), channels)
 
@@ -341,22 +378,20 @@ def _route(
     return block.mixture.route(block.mixture.router.choose(mean)), block.mix_summary(reduced, image)
 
 
-def _begun(stages: Stages, group: ResidualGroup, x: Array, place: object) -> tuple[Array, Array, Array]:
-    """The first steps of a group: the embedding, the features' sum and the context after its first reduction."""
+def _begun(stages: Stages, frugal: bool, group: ResidualGroup, x: Array, place: object) -> tuple[Array, ...]:
+    """The first steps of a group: what is kept, the features' sum, and the context after its first reduction."""
     embedded = stages.embed(group, x, place)
-    _, context, total = stages.separate(group, embedded, place)
-    return embedded, total, stages.reduce(group, context, place)
+    if frugal:
+        context, total = stages.survey(group, embedded, place)
+        return embedded, total, stages.reduce(group, context, place)
+    features, context, total = stages.separate(group, embedded, place)
+    return features, context, total, stages.reduce(group, context, place)
 
 
 def _finished(
-    stages: Stages,
-    group: ResidualGroup,
-    x: Array,
-    embedded: Array,
-    summary: Array,
-    routing: Routing,
-    place: object,
+    stages: Stages, group: ResidualGroup, maps: Sequence[Array], summary: Array, routing: Routing, place: object
 ) -> Array:
-    """The other steps of a group. Features and context are computed a second time: to keep them takes more memory."""
-    features, context, _ = stages.separate(group, embedded, place)
+    """The other steps of a group, from what was kept."""
+    x, *kept = maps
+    features, context = kept if len(kept) == 2 else stages.separate(group, kept[0], place)[:2]
     return stages.modulate(group, x, features, context, summary, routing, place)

@@ -41,7 +41,7 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyGroups:
 class Stages(Protocol):
     """A residual group in steps, each of which takes part of an image as well as the whole.
 
-    Between them are what only a whole image has: the router's choice, from the sums that `separate` returns, and the
+    Between them are what only a whole image has: the router's choice, from the sums that `survey` returns, and the
     context's summary, from what `reduce` leaves of it.
     """
 
@@ -51,6 +51,7 @@ class Stages(Protocol):
     leave: Callable[[Array, int], Array]
     embed: Callable[["ResidualGroup", Array, Any], Array]
     separate: Callable[["ResidualGroup", Array, Any], tuple[Array, Array, Array]]
+    survey: Callable[["ResidualGroup", Array, Any], tuple[Array, Array]]
     reduce: Callable[["ResidualGroup", Array, Any], Array]
     modulate: Callable[["ResidualGroup", Array, Array, Array, Array, Routing, Any], Array]
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _BLOCK = 16  # kBlock of native/rows.h
 _MARGIN = 16  # kMargin: the longest filter reaches so far
+_LOCAL_REACH = 1  # rows that the local features see beyond their own
+_AHEAD = 2  # rows that are seen after a group: by the next embedding and its features, or by the reconstruction
 
 
 def supports(config: SeemoReConfig) -> bool:
@@ -66,7 +68,15 @@ class Place(NamedTuple):
 
     width: int
     extent: Extent | None
-    region: Int32[Array, "7"]
+    region: Int32[Array, "9"]
+
+    def rows(self, margin: int) -> "Place":
+        """To compute only the rows that count in means, and so many beyond: with them go those of neighbours."""
+        if self.extent is None:
+            return self
+        begin, end = self.extent.begin - margin, self.extent.end + margin
+        rows = jnp.stack([jnp.maximum(begin, 0), jnp.minimum(end, self.extent.height)])
+        return self._replace(region=self.region.at[7:].set(rows))
 
 
 def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent | None) -> Place:
@@ -74,7 +84,7 @@ def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent | None) 
     height, width = shape
     known = extent or Extent.of(height, width)
     summary_rows = known.image_height // 4**config.recursive
-    rows = (known.first_row, known.image_height, summary_rows, known.begin, known.end)
+    rows = (known.first_row, known.image_height, summary_rows, known.begin, known.end, jnp.int32(0), known.height)
     return Place(width, extent, jnp.stack([known.height, known.width, *rows]))
 
 
@@ -104,19 +114,26 @@ def _residual_group(group: "ResidualGroup", x: Array, *, place: Place) -> tuple[
 def embed(group: "ResidualGroup", x: Array, place: Place) -> Array:
     """The dense convolution that a residual group begins with, of LN(x)."""
     local = group.rank_modulating
-    return convolution(x, local.mixture_block.embed, place, norm=local.norm_1)
+    return convolution(x, local.mixture_block.embed, place.rows(_LOCAL_REACH), norm=local.norm_1)
 
 
 def separate(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Array, Array, Float[Array, "n c"]]:
     """Local features and context; and the sum of the features over the pixels that count."""
+    return _separate("features_and_context", group, embedded, place.rows(_reach(group)))
+
+
+def survey(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Array, Float[Array, "n c"]]:
+    """Context, and the sum of the features, for the pixels that count."""
+    return _separate("features_sum_and_context", group, embedded, place.rows(0))
+
+
+def _separate(name: str, group: "ResidualGroup", embedded: Array, place: Place) -> Any:
     block = group.rank_modulating.mixture_block
     expand, expand_bias = _weights(block.expand)
     if block.use_shuffle:  # the shuffle of the outputs, done to the weights that make them
         order = np.arange(expand.shape[1]).reshape(2, -1).T.ravel()
         expand, expand_bias = expand[:, order], expand_bias[order]
-    return operation("features_and_context")(
-        place.region, embedded, expand, expand_bias, *_striped_weights(block.local)
-    )
+    return operation(name)(place.region, embedded, expand, expand_bias, *_striped_weights(block.local))
 
 
 def reduce(group: "ResidualGroup", context: Array, place: Place) -> Float[Array, "n h2 w2 c"]:
@@ -137,17 +154,22 @@ def modulate(
     routing: Routing,
     place: Place,
 ) -> Array:
-    """All that comes after the routing."""
+    """All that comes after the routing; each step on as many rows as those after it see."""
     local, wide = group.rank_modulating, group.spatial_modulating
-    x = _mix(
-        local.mixture_block, x, features, context, _resize_columns(local.mixture_block, summary, place), routing, place
-    )
-    x = _gated_feed_forward(local.norm_2, local.feed_forward, x, place)
+    resized = _resize_columns(local.mixture_block, summary, place)
+    x = _mix(local.mixture_block, x, features, context, resized, routing, place.rows(_reach(group)))
+    x = _gated_feed_forward(local.norm_2, local.feed_forward, x, place.rows(_reach(group) - 1))
     enhancement = wide.enhancement
     expand, expand_bias = _after_norm(wide.norm_1, enhancement.to_query_value)
     striped, project = _striped_weights(enhancement.striped), _weights(enhancement.project)
-    x = operation("spatial_enhancement")(place.region, x, expand, expand_bias, *striped, *project)
-    return _gated_feed_forward(wide.norm_2, wide.feed_forward, x, place)
+    region = place.rows(_AHEAD + 1).region
+    x = operation("spatial_enhancement")(region, x, expand, expand_bias, *striped, *project)
+    return _gated_feed_forward(wide.norm_2, wide.feed_forward, x, place.rows(_AHEAD))
+
+
+def _reach(group: "ResidualGroup") -> int:
+    """Rows beyond a part of an image that it takes after the routing."""
+    return _AHEAD + 2 + group.spatial_modulating.enhancement.striped.column.kernel.shape[0] // 2
 
 
 def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, place: Place) -> Array:
@@ -293,6 +315,8 @@ def _outputs(name: str, arrays: Sequence[Array]) -> Any:
         return shape((n, height, arrays[-1].shape[0], pitch))
     if name == "features_and_context":
         return shape(x.shape), shape(x.shape), shape((n, channels))
+    if name == "features_sum_and_context":
+        return shape(x.shape), shape((n, channels))
     if name == "reduction":
         return shape((n, height // 4, channels, pitch // 4))
     return shape(x.shape)

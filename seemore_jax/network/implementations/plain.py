@@ -66,6 +66,11 @@ def separate(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[A
     return features, context, total(features, extent)
 
 
+def survey(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[Array, Float[Array, "n c"]]:
+    """Context, and the sum of the features, for the pixels that count."""
+    return separate(group, embedded, extent)[1:]
+
+
 def reduce(group: "ResidualGroup", context: Array, extent: Extent) -> Float[Array, "n h2 w2 c"]:
     """The context after the first of its reductions, if it has any."""
     del extent

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 
@@ -30,10 +31,16 @@ _FLAGS = [
     *("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     *("-fPIC", "-shared", "-fvisibility=hidden"),
 ]
-# What each source file defines; NAME_backward.cc beside it defines the gradients, called KERNEL_backward.
+# What each source file defines. The gradients are called KERNEL_backward.
 KERNELS = {
-    "rank_modulating": ("convolution", "features_and_context", "low_rank_experts", "reduction"),
+    "rank_modulating": (
+        *("convolution", "features_and_context", "features_sum_and_context", "low_rank_experts", "reduction"),
+    ),
     "spatial_modulating": ("gated_feed_forward", "spatial_enhancement"),
+}
+GRADIENTS = {
+    "rank_modulating_backward": ("convolution", "features_and_context", "low_rank_experts", "reduction"),
+    "spatial_modulating_backward": ("gated_feed_forward", "spatial_enhancement"),
 }
 
 
@@ -46,7 +53,7 @@ def available() -> bool:
     if os.environ.get("SEEMORE_NATIVE") == "0":
         return False
     try:
-        _register("")
+        _register(KERNELS)
     except (OSError, subprocess.SubprocessError) as error:
         _LOG.warning(
             "the CPU kernels cannot be compiled, which makes the network several times slower; "
@@ -65,18 +72,18 @@ def prepare_gradients() -> None:
       InputError: they cannot be compiled.
     """
     try:
-        _register("_backward")
+        _register(GRADIENTS, "_backward")
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(
             f"the CPU kernels' gradients cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
         ) from error
 
 
-def _register(ending: str) -> None:
-    """Compiles and registers the kernels, or with the ending "_backward" their gradients."""
+def _register(files: Mapping[str, Sequence[str]], ending: str = "") -> None:
+    """Compiles source files, and registers the kernels in them."""
     with futures.ThreadPoolExecutor() as pool:  # compilers are processes of their own: one for each source file
-        libraries = pool.map(lambda name: ctypes.CDLL(str(_compiled(name + ending))), KERNELS)
-        for kernels, library in zip(KERNELS.values(), libraries, strict=True):
+        libraries = pool.map(lambda name: ctypes.CDLL(str(_compiled(name))), files)
+        for kernels, library in zip(files.values(), libraries, strict=True):
             for kernel in kernels:
                 name = f"seemore_{kernel}{ending}"
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")

@@ -22,6 +22,7 @@ struct Region {
   int first_row, image_height;             // of the image, of which the array may hold some rows only
   int summary_rows;                        // that are image in the summary of its context
   int begin, end;                          // rows that count in sums over the image
+  int from, until;                         // rows to be computed; the others are left as they are
 };
 
 struct Array {
@@ -40,7 +41,7 @@ class Call {
   Call(ffi::ThreadPool& pool, ffi::RemainingArgs& inputs, ffi::RemainingRets& outputs)
       : pool(pool), inputs_(inputs), outputs_(outputs) {
     const int32_t* r = inputs.get<ffi::Buffer<ffi::S32>>(0)->typed_data();
-    region = {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
+    region = {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8]};
   }
   template <size_t count>
   std::array<Array, count> inputs() const {
@@ -63,6 +64,11 @@ class Call {
   // Of feature maps that hold the image.
   Shape shape(const Array& map) const {
     return {map.dim(0), map.dim(1), map.dim(2), map.dim(3), region.height, region.width};
+  }
+
+  // Of the rows to be computed.
+  std::vector<Strip> strips(const Shape& shape) const {
+    return seemore::strips(shape.images, region.from, region.until, kForwardRows);
   }
 
   ffi::ThreadPool& pool;

@@ -16,12 +16,12 @@ struct FeaturesAndContext {
       : shape(shape), begin(begin), end(end), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
         unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)) {}
 
-  // `pooled` gets the sum of the strip's features.
+  // `pooled` gets the sum of the strip's features; `features` may be null.
   void forward(const Strip& strip, const float* x, float* features, float* context, float* pooled) const {
     Scratch& scratch = Scratch::of_thread();
     int channels = shape.channels, pitch = shape.pitch, reach = striped.reach(), first = strip.begin - reach;
     Rows input(scratch, 0, 1, channels, pitch), local(scratch, 0, 1, channels, pitch);
-    Rows between(scratch, first, 2 * reach + 1, channels, pitch);
+    Rows between(scratch, first, 2 * reach + 1, channels, pitch), unkept(scratch, 0, 1, 1, pitch);
     for (int row = first; row < strip.end + reach; ++row) {
       if (shape.has(row)) {
         size_t line = shape.line(strip.image, row, 0);
@@ -42,7 +42,7 @@ struct FeaturesAndContext {
       int done = row - reach;
       if (done < strip.begin) continue;
       for (int c = 0; c < channels; ++c) {
-        float* to = features + shape.line(strip.image, done, c);
+        float* to = features ? features + shape.line(strip.image, done, c) : unkept.line(0, 0);
         for (int w = 0; w < pitch; w += kLanes)
           store(to + w, gelu(striped.column_bias[c] + striped.column(between, done, c, w, false)));
         std::fill(to + shape.width, to + pitch, 0.0f);

@@ -101,14 +101,20 @@ struct Strip {
   int image, begin, end;
 };
 
-inline std::vector<Strip> strips(const Shape& shape, int most_rows) {
-  int pieces = (shape.height + most_rows - 1) / most_rows;
-  int rows = (shape.height + pieces - 1) / pieces;
+// Those of rows from … until - 1.
+inline std::vector<Strip> strips(int images, int from, int until, int most_rows) {
+  int height = until - from, pieces = (height + most_rows - 1) / most_rows;
+  if (images == 1 && pieces > 1) pieces += pieces % 2;  // two threads share an even number alike
+  int rows = (height + pieces - 1) / pieces;
   std::vector<Strip> all;
-  for (int image = 0; image < shape.images; ++image)
-    for (int begin = 0; begin < shape.height; begin += rows)
-      all.push_back({image, begin, std::min(begin + rows, shape.height)});
+  for (int image = 0; image < images; ++image)
+    for (int begin = from; begin < until; begin += rows)
+      all.push_back({image, begin, std::min(begin + rows, until)});
   return all;
+}
+
+inline std::vector<Strip> strips(const Shape& shape, int most_rows) {
+  return strips(shape.images, 0, shape.height, most_rows);
 }
 
 // (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation.

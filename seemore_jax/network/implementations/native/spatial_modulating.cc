@@ -10,7 +10,7 @@ void gated_feed_forward(const Call& call) {
   auto [x, w1, b1, taps, taps_bias, w2, b2] = call.inputs<7>();
   auto [out] = call.outputs<1>();
   GatedFeedForward op(call.shape(x), w1.data, b1.data, taps.data, taps_bias.data, w2.data, b2.data);
-  auto work = strips(op.shape, kForwardRows);
+  auto work = call.strips(op.shape);
   for_each_task(call.pool, work.size(), [&, x = x, out = out](int i) { op.forward(work[i], x.data, out.data); });
   clear_beyond(op.shape, out);
 }
@@ -20,7 +20,7 @@ void spatial_enhancement(const Call& call) {
   auto [out] = call.outputs<1>();
   SpatialEnhancement op(call.shape(x), w1.data, b1.data, striped_of(row, row_bias, column, column_bias), w2.data,
                         b2.data);
-  auto work = strips(op.shape, kForwardRows);
+  auto work = call.strips(op.shape);
   for_each_task(call.pool, work.size(), [&, x = x, out = out](int i) { op.forward(work[i], x.data, out.data); });
   clear_beyond(op.shape, out);
 }
