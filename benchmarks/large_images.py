@@ -25,7 +25,6 @@ import seemore_jax as sj
 from benchmarks import timing
 from seemore_jax.compilation_cache import use_compilation_cache
 from seemore_jax.data.images import SUFFIXES, read_image, to_rgb8
-from seemore_jax.memory import keep_freed_memory
 
 _BOUND = 1  # of 255
 
@@ -51,7 +50,6 @@ class Case(NamedTuple):
 def main() -> None:
     options = _options()
     use_compilation_cache()
-    keep_freed_memory()
     if options.child:
         _child(Case(*json.loads(options.child)), options.images, options.tile, options.result)
         return

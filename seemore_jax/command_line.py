@@ -25,7 +25,6 @@ from seemore_jax.files import replacing
 from seemore_jax.inference.folder import Outcome, Settings, summary, upscale_files
 from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jobs
 from seemore_jax.inference.upscaling import routing
-from seemore_jax.memory import keep_freed_memory
 from seemore_jax.network import SeemoRe
 from seemore_jax.porting import load, read_weights, save
 from seemore_jax.porting.hyperparameters import UNREADABLE
@@ -41,7 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. After Ctrl-C it does not return, but ends the process."""
     options = _parser().parse_args(arguments)
     use_compilation_cache()
-    keep_freed_memory()
     status = exit_status(lambda: options.run(options))
     if status == INTERRUPTED:
         sys.stdout.flush()

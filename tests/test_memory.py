@@ -1,7 +1,5 @@
 """If these fail, feature maps go to a file though there is memory for them, or are kept where there is none."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,21 +17,3 @@ def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.free_memory() == 3000
     contents["memory.max"] = "max"
     assert memory.free_memory() > 10**8
-
-
-_TOUCHED_TWICE = """
-import resource
-from seemore_jax.memory import keep_freed_memory
-import numpy as np
-keep_freed_memory()
-np.ones(10**8, np.uint8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(10**8, np.uint8)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
-def test_freed_memory_is_used_again() -> None:
-    process = subprocess.run([sys.executable, "-c", _TOUCHED_TWICE], capture_output=True, text=True, check=True)
-    assert int(process.stdout) < 1000  # pages, of 24,000

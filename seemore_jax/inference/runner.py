@@ -27,12 +27,12 @@ from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 _MAPS_OF_WHOLE = 8
 _MAPS_OF_STRIP = 9
 # What these may take on a CPU; on an accelerator it is a share of its memory.
-_BYTES_ON_CPU = 8 * 10**8
+_BYTES_ON_CPU = 75 * 10**7
 _SHARE_OF_DEVICE = 0.5
 # Of the free memory, what the feature maps of a large image may take; more goes to a file.
 _SHARE_OF_MEMORY = 0.6
 # And what they may take before two of them have to do in place of three.
-_MOST_BYTES = 2 * 10**9
+_MOST_BYTES = 10**9
 # Smaller images are not worth splitting over devices.
 _SPLIT_PIXELS = 2**20
 _FEWEST_ROWS = 8
