@@ -8,7 +8,7 @@ Everything is a reading of the compiler's output and not a measurement on a devi
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "c64": 64, "c128": 128}
@@ -179,19 +179,6 @@ def memory(compiled: Any) -> dict[str, int]:
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-
-
-def topology_devices(name: str) -> Sequence[Any]:
-    """The devices of a TPU topology such as "v5e:2x4", to compile for with no TPU there; "…:1x1" is a single chip.
-
-    Raises:
-      RuntimeError: no libtpu, or it does not know the topology.
-    """
-    from jax.experimental import topologies
-
-    shape = name.partition(":")[2]
-    single = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
-    return topologies.get_topology_desc(name, "tpu", **single).devices
 
 
 def parse(hlo_text: str) -> tuple[Computations, str]:
