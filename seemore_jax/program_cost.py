@@ -98,12 +98,6 @@ class Instruction:
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
 
-    @property
-    def trip_count(self) -> int:
-        """How often a while loop runs; 1 where the compiler does not know."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', self.attributes)
-        return int(found[1]) if found else 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -164,8 +158,8 @@ def program_cost(hlo_text: str) -> ProgramCost:
         kind = instruction.opcode.removesuffix("-start")
         if kind in _COLLECTIVES:
             collectives.append(Collective(kind, _payload(instruction), times))
-        if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
-            kernels.append(KernelCall(_kernel_name(instruction), instruction.name, traffic, times))
+        for kernel in _kernels(instruction, computations):
+            kernels.append(KernelCall(_kernel_name(kernel), instruction.name, traffic, times))
     return ProgramCost(hbm_bytes, cycles, tuple(kernels), tuple(collectives))
 
 
@@ -264,7 +258,9 @@ def _executed(
     computation = computations[name]
     for instruction in computation.values():
         if instruction.opcode == "while":
-            yield from _executed(computations, instruction.called("body"), times * instruction.trip_count)
+            yield from _executed(
+                computations, instruction.called("body"), times * _trip_count(instruction, computations)
+            )
         elif instruction.opcode == "call":
             yield from _executed(computations, instruction.called("to_apply"), times)
         elif instruction.opcode == "conditional":
@@ -272,6 +268,31 @@ def _executed(
                 yield from _executed(computations, branch, times)
         else:
             yield times, computation, instruction
+
+
+def _trip_count(loop: Instruction, computations: Computations) -> int:
+    """How often a while loop runs; 1 where its text does not tell.
+
+    Where the compiler does not note it, the loop is a scan's if it ends when a counter, which begins at 0, is no longer
+    below a constant.
+    """
+    found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
+    if found:
+        return int(found[1])
+    condition = computations.get(loop.called("condition"), {})
+    for test in condition.values():
+        if test.is_root and test.opcode == "compare" and "direction=LT" in test.attributes:
+            limits = [condition[name] for name in test.operands if name in condition]
+            numbers = [int(one.arguments) for one in limits if one.opcode == "constant"]
+            return numbers[0] if numbers else 1
+    return 1
+
+
+def _kernels(instruction: Instruction, computations: Computations) -> list[Instruction]:
+    """The hand-written kernels that an instruction runs: itself, or those that were fused with what follows them."""
+    fused = computations[instruction.called("calls")].values() if instruction.opcode == "fusion" else (instruction,)
+    target = 'custom_call_target="tpu_custom_call"'
+    return [one for one in fused if one.opcode == "custom-call" and target in one.attributes]
 
 
 def _branches(instruction: Instruction) -> list[str]:
