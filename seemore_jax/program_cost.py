@@ -33,6 +33,8 @@ _FREE = frozenset(
         *(f"{kind}-done" for kind in _COLLECTIVES),
     )
 )
+# Memory spaces of HBM, VMEM and CMEM.
+_DATA = (0, 1, 3)
 _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 
 
@@ -45,7 +47,7 @@ class ArrayShape:
       dims: logical dimensions.
       order: dimensions from the most minor to the most major one.
       tile: the first tile of the layout, which the most minor dimensions are padded to.
-      memory_space: 0 is HBM, 1 VMEM, others scalar memory and semaphores.
+      memory_space: 0 is HBM, 1 VMEM, 3 the CMEM of v4; others are scalar memory and semaphores.
     """
 
     dtype: str
@@ -62,6 +64,11 @@ class ArrayShape:
         for i, size in enumerate(reversed(tile), start=1):
             physical[-i] = math.ceil(physical[-i] / size) * size
         return math.prod(physical) * _bits(self.dtype) // 8
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether it is no scalar and no semaphore of an asynchronous instruction."""
+        return self.memory_space in _DATA
 
     @property
     def hbm_bytes(self) -> int:
@@ -324,7 +331,7 @@ def _traffic(instruction: Instruction, computation: Mapping[str, Instruction], c
 
 def _asynchronous_traffic(instruction: Instruction) -> int:
     """Of an asynchronous slice or the like, whose result is ((operands), destination, semaphore): the slice."""
-    arrays = [shape for shape in instruction.results if shape.dims and shape.memory_space < 2]
+    arrays = [shape for shape in instruction.results if shape.dims and shape.holds_data]
     if len(arrays) < 2:
         return 0
     source, destination = arrays[0], arrays[-1]
@@ -387,7 +394,7 @@ def _read_of(name: str, body: Mapping[str, Instruction], updated: set[str | None
 
 def _payload(instruction: Instruction) -> int:
     """Bytes of a collective's result; a start instruction's result also holds its operands."""
-    sizes = [shape.bytes for shape in instruction.results if shape.memory_space < 2]
+    sizes = [shape.bytes for shape in instruction.results if shape.holds_data]
     return sum(sizes) // 2 if instruction.opcode.endswith("-start") and len(sizes) > 1 else sum(sizes)
 
 

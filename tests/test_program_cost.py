@@ -127,6 +127,19 @@ def test_kernels_and_collectives_are_listed() -> None:
     assert (collective.kind, collective.bytes, collective.times) == ("all-reduce", 4096, 1)
 
 
+@pytest.mark.parametrize("space", ["", "S(1)", "S(3)"])
+def test_what_is_sent_counts_wherever_it_lies(space: str) -> None:
+    array = f"f32[8,128]{{1,0:T(8,128){space}}}"
+    cost = program_cost(
+        _module(
+            f"  %x = {array} parameter(0)",
+            f"  %s = ({array}, {array}, u32[]{{:S(2)}}) all-reduce-start(%x), to_apply=%add",
+            f"  ROOT %r = {array} all-reduce-done(%s)",
+        )
+    )
+    assert [(one.kind, one.bytes, one.times) for one in cost.collectives] == [("all-reduce", 4096, 1)]
+
+
 def test_a_text_that_is_no_module_is_refused() -> None:
     with pytest.raises(ValueError, match="entry computation"):
         program_cost("HloModule nothing")

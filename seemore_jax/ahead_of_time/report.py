@@ -153,7 +153,7 @@ def extrapolated(
     else:
         # The state is donated, so arguments without a result in their place are the batch.
         per_image = (memory["temporaries"] + memory["arguments"] - memory["aliased"]) / images
-        origin = "an estimate from one compilation: batch and temporaries grow with the images, the rest does not"
+        origin = "an estimate from one compilation, rather too low: all temporaries are taken to grow with the images"
     return largest_batch(hbm_bytes - (occupied(memory) - round(per_image * images)), per_image), origin
 
 
@@ -278,7 +278,8 @@ def formatted(title: str, parameter_bytes: int, reports: Sequence[Report]) -> st
     lines += list(_ASSUMPTIONS)
     if any(report.kernel_cycles is None for report in reports):
         lines.append("Kernels' cycles are left out: the estimate of cycles is a lower bound.")
-    for report in reports:
+    # Slices of one kind of chip with the same batch for each have the same predictions.
+    for report in {(report.topology.partition(":")[0], report.images): report for report in reports}.values():
         lines += _scaling_lines(report)
     return "\n".join(lines)
 
@@ -293,7 +294,7 @@ _ASSUMPTIONS = (
 def _scaling_lines(report: Report) -> list[str]:
     if not report.scaling:
         return []
-    lines = ["", f"Prediction with {report.images} images on each chip, from the column {report.topology}:", ""]
+    lines = ["", f"Prediction, images on each chip kept at {report.images}, from {report.topology}:", ""]
     lines += ["| slice | chips | images in all | all-reduce | efficiency | images/s |", "|---|---|---|---|---|---|"]
     for one in report.scaling:
         total = report.images * one.chips

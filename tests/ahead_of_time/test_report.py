@@ -63,7 +63,7 @@ def test_the_table_has_a_column_for_each_report_and_says_what_it_assumes() -> No
     assert "Nothing was measured on a TPU." in text
     assert "left out" in text
     assert "left out" not in formatted("T ×4", 927_216, [report()])
-    assert "| v5e:2x4 | 8 | 256 | 0.029 ms | 99.9% | 8,525 |" in lines
+    assert lines.count("| v5e:2x4 | 8 | 256 | 0.029 ms | 99.9% | 8,525 |") == 1
 
 
 def test_json_has_what_follows_from_the_figures() -> None:
