@@ -3,6 +3,7 @@
 JAX's own cache cannot read what libtpu compiled without a TPU.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -56,7 +57,8 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
         return Compiled(**kept)
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        with _nothing_for_jax_to_keep():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -67,6 +69,18 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
     result = Compiled(compiled.as_text() or "", memory(compiled), time.perf_counter() - start)
     _keep(key, dataclasses.asdict(result))
     return result
+
+
+@contextlib.contextmanager
+def _nothing_for_jax_to_keep() -> Iterator[None]:
+    """Keeps entries out of JAX's cache that it could not read."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 # Cycles of the kernels.
