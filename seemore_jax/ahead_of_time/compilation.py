@@ -51,13 +51,14 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
     Raises:
       InputError: it does not fit into a chip's memory.
     """
-    lowered = traced.lower()
+    with _without_locations():
+        lowered = traced.lower()
     key = _key(topology.name, lowered.as_text().encode())
     if kept := _kept(key):
         return Compiled(**kept)
     start = time.perf_counter()
     try:
-        with _nothing_for_jax_to_keep():
+        with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # it could not read its entry
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -72,15 +73,19 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
 
 
 @contextlib.contextmanager
-def _nothing_for_jax_to_keep() -> Iterator[None]:
-    """Keeps entries out of JAX's cache that it could not read."""
-    name = "jax_persistent_cache_min_compile_time_secs"
+def _option(name: str, value: Any) -> Iterator[None]:
+    """Sets one of JAX's options while the block runs."""
     before = jax.config.values[name]
-    jax.config.update(name, float("inf"))
+    jax.config.update(name, value)
     try:
         yield
     finally:
         jax.config.update(name, before)
+
+
+def _without_locations() -> contextlib.AbstractContextManager[None]:
+    """Leaves out of programs by which lines of Python they were traced: their keys must not depend on the caller."""
+    return _option("jax_traceback_in_locations_limit", 0)
 
 
 # Cycles of the kernels.
@@ -122,7 +127,9 @@ def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
             return equation.primitive.bind(*arrays, **equation.params)
 
         arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-        yield name, bytes(jax.export.export(jax.jit(call), platforms=["tpu"])(*arguments).serialize())
+        with _without_locations():
+            program = jax.export.export(jax.jit(call), platforms=["tpu"])(*arguments)
+        yield name, bytes(program.serialize())
 
 
 def _analyse_in_another_process(programs: dict[str, bytes], topology: Topology) -> dict[str, int]:
