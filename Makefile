@@ -1,5 +1,6 @@
 # make demo    upscale real photographs (installs what the program needs)
 # make test    style, types and the whole test suite (installs what the tests need, too)
+# make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 #
 # The first call makes an environment in .venv; later calls need no network.
 
@@ -14,7 +15,10 @@ WEIGHTS ?=
 # Where the demo looks for Set5.
 SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 
-.PHONY: demo test lint types unit constraints clean
+# Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
+TPU_VENV := build/tpu-venv
+
+.PHONY: demo test test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -30,6 +34,16 @@ types: $(VENV)/test
 
 unit: $(VENV)/test
 	$(BIN)/pytest -n $(WORKERS)
+
+test-tpu-compile: $(TPU_VENV)/libtpu
+	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
+
+$(TPU_VENV)/libtpu: $(VENV)/test
+	$(PYTHON) -m venv --clear $(TPU_VENV)
+# A .pth file lends it the packages of $(VENV).
+	echo $(abspath $(VENV))/lib/python*/site-packages > $$(echo $(TPU_VENV)/lib/python*/site-packages)/test.pth
+	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps libtpu==0.0.42.1
+	touch $@
 
 # The files in $(VENV) mark finished steps: an interrupted installation is repeated.
 $(VENV)/created:

@@ -11,40 +11,30 @@ kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing
 
 import argparse
 import dataclasses
-import json
-import os
-import re
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-# Before JAX is imported: this process compiles for TPUs, and looks for none.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import timing
 from configs.release import recipe
+from seemore_jax.ahead_of_time.compilation import kernel_cycles
+from seemore_jax.ahead_of_time.programs import trace_step
+from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
+from seemore_jax.devices import compiling_for
+from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import tpu
 from seemore_jax.network.implementations.pallas_stages import Image
 from seemore_jax.network.seemore import ResidualGroup
-from seemore_jax.program_cost import memory, program_cost, topology_devices
+from seemore_jax.program_cost import memory, program_cost
 from seemore_jax.training.loss import loss_terms
-from seemore_jax.training.optimizer import make_optimizer
-from seemore_jax.training.step import BATCH_AXIS, TrainState, make_train_step
 
 PATCH = 64
 PARTS = ("feed_forward", "enhancement", "mixture", "group", "ends", "step")
@@ -53,8 +43,9 @@ Traced = Any  # jax.stages.Traced
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled: the network, patches for each chip, and one chip of the topology."""
+    """What is compiled: the experiment, its network, patches for each chip, and one chip of the topology."""
 
+    experiment: ConfigDict
     config: SeemoReConfig
     batch: int
     devices: Sequence[Any]
@@ -84,10 +75,12 @@ class Row:
 
 def main() -> None:
     options = _options()
-    if options.only_kernel_cycles:
-        print(json.dumps(_kernel_cycles(_setting(options, "tpu"))))
-        return
-    cycles = _kernel_cycles_of_another_process(options) if "tpu" in options.implementations else {}
+    require_libtpu()
+    cycles: dict[str, int] = {}
+    if "tpu" in options.implementations and not options.no_kernels:
+        with compiling_for("tpu"):
+            group = trace_group_part(_setting(options, "tpu"), "group")
+        cycles = kernel_cycles(group.jaxpr.jaxpr, Topology(options.topology))
     rows = []
     for part in options.parts:
         for implementation in options.implementations:
@@ -107,20 +100,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rematerialize", action="store_true")
     parser.add_argument("--no-kernels", action="store_true", help="leave out the kernels' cycles")
     parser.add_argument("--output", type=Path, help="JSON file")
-    parser.add_argument("--only-kernel-cycles", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _setting(options: argparse.Namespace, implementation: str) -> Setting:
-    config = SeemoReConfig.variant(
-        "T",
-        4,
-        compute_dtype="bfloat16",
-        precision="default",
-        rematerialize=options.rematerialize,
-        implementation=implementation,
-    )
-    return Setting(config, options.batch, topology_devices(options.topology)[:1])
+    experiment = recipe("T", 4)
+    experiment.compute_dtype, experiment.precision = "bfloat16", "default"
+    experiment.rematerialize, experiment.implementation = options.rematerialize, implementation
+    devices = Topology(options.topology).devices()[:1]
+    return Setting(experiment, network_config(experiment), options.batch, devices)
 
 
 _HEADING = f"{'part':14}{'':7}{'HBM GB':>9}{'XLA Mcyc':>10}{'all Mcyc':>10}{'temp GB':>9}{'compile s':>11}"
@@ -135,8 +123,7 @@ def _line(row: Row) -> str:
 
 
 def _measure(part: str, implementation: str, setting: Setting, cycles: dict[str, int]) -> Row:
-    # The plain depthwise convolution asks for the default backend, which is this host's.
-    with mock.patch.object(jax, "default_backend", return_value="tpu"):
+    with compiling_for("tpu"):
         traced = _TRACED[part](setting)
     start = time.perf_counter()
     compiled = traced.lower().compile()
@@ -170,7 +157,7 @@ def _trace_block(setting: Setting, block: Callable[[Any, Any], Any], weights: An
     return compiled.trace(weights, x, x)
 
 
-def _trace_group_part(setting: Setting, part: str) -> Traced:
+def trace_group_part(setting: Setting, part: str) -> Traced:
     config = setting.config
     graph, parameters = nnx.split(ResidualGroup(config, rngs=_abstract()))
     shape = (setting.batch, PATCH, PATCH, config.embedding_dim)
@@ -223,24 +210,7 @@ def _trace_ends(setting: Setting) -> Traced:
 
 def _trace_step(setting: Setting) -> Traced:
     """The real training step."""
-    config = setting.config
-    graph, parameters = nnx.split(SeemoRe.abstract(config))
-    optimizer = make_optimizer(_experiment())
-    mesh = Mesh(np.asarray(setting.devices), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
-    step = make_train_step(graph, optimizer, mesh)
-
-    def state(parameters: nnx.State) -> TrainState:
-        return TrainState(jnp.zeros((), jnp.int32), parameters, None, optimizer.init(parameters), jax.random.key(0))
-
-    def images(side: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((setting.batch, side, side, 3), jnp.uint8)
-
-    stop = jax.ShapeDtypeStruct((1,), jnp.float32)
-    return step.trace(jax.eval_shape(state, parameters), images(PATCH), images(PATCH * config.scale), stop)
-
-
-def _experiment() -> ConfigDict:
-    return recipe("T", 4)
+    return trace_step(setting.experiment, setting.devices, setting.batch)
 
 
 def _abstract() -> Any:
@@ -253,58 +223,10 @@ _TRACED: dict[str, Callable[[Setting], Traced]] = {
     "ends": _trace_ends,
     "step": _trace_step,
     **{
-        part: lambda setting, part=part: _trace_group_part(setting, part)  # type: ignore[misc]
+        part: lambda setting, part=part: trace_group_part(setting, part)  # type: ignore[misc]
         for part in ("feed_forward", "enhancement", "mixture", "group")
     },
 }
-
-
-# Cycles of the kernels.
-
-
-def _kernel_cycles_of_another_process(options: argparse.Namespace) -> dict[str, int]:
-    """libtpu takes its flags when it is loaded, and analyses XLA's own fusions too slowly to have the flag here."""
-    if options.no_kernels:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {"LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}"}
-        command = [sys.executable, "-m", "benchmarks.tpu", "--only-kernel-cycles"]
-        command += ["--topology", options.topology, "--batch", str(options.batch)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _kernel_cycles(setting: Setting) -> dict[str, int]:
-    """Estimated cycles of each kernel of a residual group, compiled by itself."""
-    cycles: dict[str, int] = {}
-    for equation in _pallas_calls(_trace_group_part(setting, "group").jaxpr.jaxpr):
-        name = str(equation.params["name"])
-        if equation.params["interpret"] or name in cycles:
-            continue
-        arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
-        call = jax.jit(
-            lambda *arrays, equation=equation: equation.primitive.bind(*arrays, **equation.params),
-            in_shardings=setting.sharding,
-            out_shardings=setting.sharding,
-        )
-        text = call.trace(*arguments).lower().compile().as_text()
-        found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
-        if found:
-            cycles[name] = int(found[1])
-            print(f"kernel {name}: {cycles[name]:,} cycles", file=sys.stderr, flush=True)
-    return cycles
-
-
-def _pallas_calls(jaxpr: Any) -> Iterator[Any]:
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "pallas_call":
-            yield equation
-            continue
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _pallas_calls(inner)
 
 
 if __name__ == "__main__":

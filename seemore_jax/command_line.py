@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from seemore_jax.ahead_of_time.options import add_options as add_compile_options
 from seemore_jax.compilation_cache import use_compilation_cache
 from seemore_jax.data.images import MAX_PIXELS, read_header, read_picture, to_rgb8, without_grey_alpha
 from seemore_jax.demo import run_demo
@@ -38,7 +39,11 @@ _FORMATS = {"png": (".png",), "jpg": (".jpg", ".jpeg"), "webp": (".webp",), "tif
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status. After Ctrl-C it does not return, but ends the process."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    options.overrides = overrides
+    if overrides and options.run is not _run_compile:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     use_compilation_cache()
     status = exit_status(lambda: options.run(options))
     if status == INTERRUPTED:
@@ -131,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=DEVICES, help="where to compute (default: the fastest that JAX finds)")
     _add_hyperparameters(command)
     command.set_defaults(run=_run_web)
+    command = commands.add_parser("compile", help="compile for TPUs, without one: memory, time and network")
+    add_compile_options(command)
+    command.set_defaults(run=_run_compile)
     return parser
 
 
@@ -328,3 +336,9 @@ def _run_web(options: argparse.Namespace) -> None:
     models = load_models(options.model, **_hyperparameters(options))
     chosen = options.model[0] if options.model else DEFAULT_MODEL
     serve(models, chosen, options.host, options.port, options.max_pixels or MAX_PIXELS)
+
+
+def _run_compile(options: argparse.Namespace) -> None:
+    from seemore_jax.ahead_of_time.report import run  # what trains takes seconds to import
+
+    run(options)

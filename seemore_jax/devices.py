@@ -1,10 +1,30 @@
-"""Which of JAX's backends computes."""
+"""Which of JAX's backends computes, and which one programs are made for."""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import jax
 
 from seemore_jax.errors import InputError
 
 DEVICES = ("cpu", "gpu", "tpu")
+_TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
+
+
+def target_backend() -> str:
+    """The backend that what is traced now will run on: JAX's default one, unless `compiling_for` names another."""
+    return _TARGET.get() or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(backend: str) -> Iterator[None]:
+    """While the block runs, programs are traced as that backend gets them, whatever this machine has."""
+    token = _TARGET.set(backend)
+    try:
+        yield
+    finally:
+        _TARGET.reset(token)
 
 
 def use_device(name: str) -> None:

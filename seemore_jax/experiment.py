@@ -1,10 +1,35 @@
 """What an experiment's configuration means: its network, and whether the rest makes sense."""
 
-from ml_collections import ConfigDict
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from seemore_jax.errors import InputError
 from seemore_jax.network import SeemoReConfig
 from seemore_jax.training.optimizer import SCHEDULES
+
+
+def read_experiment(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The experiment of a configuration file, changed by arguments `--config.FIELD=VALUE`, as `train.py` takes them.
+
+    Raises:
+      InputError: the file cannot be read, or there is no such field or value.
+    """
+    arguments = ["train.py", f"--config={file}", *overrides]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
+    try:
+        left = values(arguments)
+        if len(left) > 1:
+            raise flags.Error(f"unexpected argument {left[1]!r}")
+        config: Any = values["config"].value
+        config.to_dict()  # of a file that could not be loaded, any attribute says why
+    except Exception as error:  # a configuration file is a program, and can fail in any way
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise InputError(f"{file}: {lines[0] if lines else type(error).__name__}") from error
+    return config
 
 
 def network_config(config: ConfigDict) -> SeemoReConfig:

@@ -8,7 +8,7 @@ Everything is a reading of the compiler's output and not a measurement on a devi
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _BITS = {"pred": 8, "s4": 4, "u4": 4, "token": 0, "c64": 64, "c128": 128}
@@ -33,6 +33,8 @@ _FREE = frozenset(
         *(f"{kind}-done" for kind in _COLLECTIVES),
     )
 )
+# Memory spaces of HBM, VMEM and CMEM.
+_DATA = (0, 1, 3)
 _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 
 
@@ -45,7 +47,7 @@ class ArrayShape:
       dims: logical dimensions.
       order: dimensions from the most minor to the most major one.
       tile: the first tile of the layout, which the most minor dimensions are padded to.
-      memory_space: 0 is HBM, 1 VMEM, others scalar memory and semaphores.
+      memory_space: 0 is HBM, 1 VMEM, 3 the CMEM of v4; others are scalar memory and semaphores.
     """
 
     dtype: str
@@ -62,6 +64,11 @@ class ArrayShape:
         for i, size in enumerate(reversed(tile), start=1):
             physical[-i] = math.ceil(physical[-i] / size) * size
         return math.prod(physical) * _bits(self.dtype) // 8
+
+    @property
+    def holds_data(self) -> bool:
+        """Whether it is no scalar and no semaphore of an asynchronous instruction."""
+        return self.memory_space in _DATA
 
     @property
     def hbm_bytes(self) -> int:
@@ -97,12 +104,6 @@ class Instruction:
         """XLA's estimate; 0 where it makes none, as for custom calls."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.attributes)
         return int(found[1]) if found else 0
-
-    @property
-    def trip_count(self) -> int:
-        """How often a while loop runs; 1 where the compiler does not know."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', self.attributes)
-        return int(found[1]) if found else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,8 +165,8 @@ def program_cost(hlo_text: str) -> ProgramCost:
         kind = instruction.opcode.removesuffix("-start")
         if kind in _COLLECTIVES:
             collectives.append(Collective(kind, _payload(instruction), times))
-        if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.attributes:
-            kernels.append(KernelCall(_kernel_name(instruction), instruction.name, traffic, times))
+        for kernel in _kernels(instruction, computations):
+            kernels.append(KernelCall(_kernel_name(kernel), instruction.name, traffic, times))
     return ProgramCost(hbm_bytes, cycles, tuple(kernels), tuple(collectives))
 
 
@@ -179,19 +180,6 @@ def memory(compiled: Any) -> dict[str, int]:
         "temporaries": stats.temp_size_in_bytes,
         "code": stats.generated_code_size_in_bytes,
     }
-
-
-def topology_devices(name: str) -> Sequence[Any]:
-    """The devices of a TPU topology such as "v5e:2x4", to compile for with no TPU there; "…:1x1" is a single chip.
-
-    Raises:
-      RuntimeError: no libtpu, or it does not know the topology.
-    """
-    from jax.experimental import topologies
-
-    shape = name.partition(":")[2]
-    single = {"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}
-    return topologies.get_topology_desc(name, "tpu", **single).devices
 
 
 def parse(hlo_text: str) -> tuple[Computations, str]:
@@ -277,7 +265,9 @@ def _executed(
     computation = computations[name]
     for instruction in computation.values():
         if instruction.opcode == "while":
-            yield from _executed(computations, instruction.called("body"), times * instruction.trip_count)
+            yield from _executed(
+                computations, instruction.called("body"), times * _trip_count(instruction, computations)
+            )
         elif instruction.opcode == "call":
             yield from _executed(computations, instruction.called("to_apply"), times)
         elif instruction.opcode == "conditional":
@@ -285,6 +275,31 @@ def _executed(
                 yield from _executed(computations, branch, times)
         else:
             yield times, computation, instruction
+
+
+def _trip_count(loop: Instruction, computations: Computations) -> int:
+    """How often a while loop runs; 1 where its text does not tell.
+
+    Where the compiler does not note it, the loop is a scan's if it ends when a counter, which begins at 0, is no longer
+    below a constant.
+    """
+    found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
+    if found:
+        return int(found[1])
+    condition = computations.get(loop.called("condition"), {})
+    for test in condition.values():
+        if test.is_root and test.opcode == "compare" and "direction=LT" in test.attributes:
+            limits = [condition[name] for name in test.operands if name in condition]
+            numbers = [int(one.arguments) for one in limits if one.opcode == "constant"]
+            return numbers[0] if numbers else 1
+    return 1
+
+
+def _kernels(instruction: Instruction, computations: Computations) -> list[Instruction]:
+    """The hand-written kernels that an instruction runs: itself, or those that were fused with what follows them."""
+    fused = computations[instruction.called("calls")].values() if instruction.opcode == "fusion" else (instruction,)
+    target = 'custom_call_target="tpu_custom_call"'
+    return [one for one in fused if one.opcode == "custom-call" and target in one.attributes]
 
 
 def _branches(instruction: Instruction) -> list[str]:
@@ -316,7 +331,7 @@ def _traffic(instruction: Instruction, computation: Mapping[str, Instruction], c
 
 def _asynchronous_traffic(instruction: Instruction) -> int:
     """Of an asynchronous slice or the like, whose result is ((operands), destination, semaphore): the slice."""
-    arrays = [shape for shape in instruction.results if shape.dims and shape.memory_space < 2]
+    arrays = [shape for shape in instruction.results if shape.dims and shape.holds_data]
     if len(arrays) < 2:
         return 0
     source, destination = arrays[0], arrays[-1]
@@ -379,7 +394,7 @@ def _read_of(name: str, body: Mapping[str, Instruction], updated: set[str | None
 
 def _payload(instruction: Instruction) -> int:
     """Bytes of a collective's result; a start instruction's result also holds its operands."""
-    sizes = [shape.bytes for shape in instruction.results if shape.memory_space < 2]
+    sizes = [shape.bytes for shape in instruction.results if shape.holds_data]
     return sum(sizes) // 2 if instruction.opcode.endswith("-start") and len(sizes) > 1 else sum(sizes)
 
 

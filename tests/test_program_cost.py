@@ -39,7 +39,18 @@ def test_an_instruction_reads_its_operands_and_writes_its_result() -> None:
     assert (cost.hbm_bytes, cost.xla_cycles) == (4096 + 2 * 4096, 120)
 
 
-def test_a_loop_counts_as_often_as_it_runs() -> None:
+# How the compiler tells how often a loop runs: notes it, or leaves it to the loop's condition.
+_NOTED = ', backend_config={"known_trip_count":{"n":"6"}}'
+_CONDITION = """%condition (s: (s32[], f32[8,128])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(6), metadata={op_name="f"}
+  %s = (s32[], f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  ROOT %again = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}"""
+
+
+@pytest.mark.parametrize(("noted", "condition", "times"), [(_NOTED, "", 6), ("", _CONDITION, 6), ("", "", 1)])
+def test_a_loop_counts_as_often_as_it_runs(noted: str, condition: str, times: int) -> None:
     body = "\n".join(
         [
             "%body (s: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {",
@@ -53,13 +64,32 @@ def test_a_loop_counts_as_often_as_it_runs() -> None:
     cost = program_cost(
         _module(
             "  %x = f32[8,128]{1,0:T(8,128)} parameter(0)",
-            "  %l = (s32[], f32[8,128]{1,0:T(8,128)}) while(%x), condition=%c, body=%body, "
-            'backend_config={"known_trip_count":{"n":"6"}}',
+            f"  %l = (s32[], f32[8,128]{{1,0:T(8,128)}}) while(%x), condition=%condition, body=%body{noted}",
             "  ROOT %y = f32[8,128]{1,0:T(8,128)} get-tuple-element(%l), index=1",
-            others=body,
+            others=f"{condition}\n{body}",
         )
     )
-    assert (cost.hbm_bytes, cost.xla_cycles) == (6 * 2 * 4096, 42)
+    assert (cost.hbm_bytes, cost.xla_cycles) == (times * 2 * 4096, times * 7)
+
+
+def test_a_kernel_that_is_fused_with_what_follows_is_one() -> None:
+    fused = "\n".join(
+        [
+            "%fused (a: f32[8,128]) -> f32[8,128] {",
+            "  %a = f32[8,128]{1,0:T(8,128)} parameter(0)",
+            f"  %k = f32[8,128]{{1,0:T(8,128)}} custom-call(%a), {_KERNEL}",
+            "  ROOT %b = f32[8,128]{1,0:T(8,128)} bitcast(%k)",
+            "}",
+        ]
+    )
+    cost = program_cost(
+        _module(
+            "  %x = f32[8,128]{1,0:T(8,128)} parameter(0)",
+            "  ROOT %z = f32[8,128]{1,0:T(8,128)} fusion(%x), kind=kCustom, calls=%fused",
+            others=fused,
+        )
+    )
+    assert [(kernel.name, kernel.hbm_bytes, kernel.times) for kernel in cost.kernels] == [("gate", 2 * 4096, 1)]
 
 
 def test_of_a_sliced_operand_the_slices_count_and_of_an_update_in_place_the_update() -> None:
@@ -95,6 +125,19 @@ def test_kernels_and_collectives_are_listed() -> None:
     (kernel,), (collective,) = cost.kernels, cost.collectives
     assert (kernel.name, kernel.hbm_bytes, kernel.times) == ("gate", 8192, 1)
     assert (collective.kind, collective.bytes, collective.times) == ("all-reduce", 4096, 1)
+
+
+@pytest.mark.parametrize("space", ["", "S(1)", "S(3)"])
+def test_what_is_sent_counts_wherever_it_lies(space: str) -> None:
+    array = f"f32[8,128]{{1,0:T(8,128){space}}}"
+    cost = program_cost(
+        _module(
+            f"  %x = {array} parameter(0)",
+            f"  %s = ({array}, {array}, u32[]{{:S(2)}}) all-reduce-start(%x), to_apply=%add",
+            f"  ROOT %r = {array} all-reduce-done(%s)",
+        )
+    )
+    assert [(one.kind, one.bytes, one.times) for one in cost.collectives] == [("all-reduce", 4096, 1)]
 
 
 def test_a_text_that_is_no_module_is_refused() -> None:

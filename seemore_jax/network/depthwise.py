@@ -4,18 +4,19 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from seemore_jax.devices import target_backend
+
 
 def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated` for one filter per channel, by the faster way on the default backend.
+    """`jax.lax.conv_general_dilated` for one filter per channel, by the faster way on the backend it is for.
 
     XLA's grouped convolution is slow on a CPU; sums of shifted products are several times faster there.
     """
-    if jax.default_backend() == "cpu":
+    if target_backend() == "cpu":
         return sum_of_shifted_products(lhs, rhs, *arguments, **options)
     return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
 

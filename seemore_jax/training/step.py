@@ -1,6 +1,6 @@
 """The training state, and the step that advances it on every device at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,9 +64,10 @@ class Metrics(NamedTuple):
 Fetch = Callable[[Any, Any], tuple[UInt8[Array, "n p p 3"], UInt8[Array, "n sp sp 3"]]]
 
 
-def make_mesh() -> Mesh:
-    """All devices of all processes in one axis, over which the batch is split."""
-    return jax.make_mesh((jax.device_count(),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes, or those given, in one axis, over which the batch is split."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

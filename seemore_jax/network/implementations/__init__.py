@@ -8,9 +8,9 @@ can be done to one part of an image after the other.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Float
 
+from seemore_jax.devices import target_backend
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.extent import Extent
 from seemore_jax.network.implementations import cpu, plain
@@ -26,8 +26,8 @@ ApplyGroups = Callable[
 
 
 def chosen_implementation(config: SeemoReConfig) -> ApplyGroups:
-    """The implementation that `config.implementation` names; for "auto" that of JAX's default backend."""
-    name = jax.default_backend() if config.implementation == "auto" else config.implementation
+    """The implementation that `config.implementation` names; for "auto" that of the backend it is for."""
+    name = target_backend() if config.implementation == "auto" else config.implementation
     if name == "cpu" and cpu.supports(config):
         return cpu.apply_groups
     if name == "tpu":

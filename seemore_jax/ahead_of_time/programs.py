@@ -1,0 +1,56 @@
+"""The programs that are compiled ahead of time, traced as they run: the training step, and inference."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from seemore_jax.devices import compiling_for
+from seemore_jax.experiment import network_config
+from seemore_jax.inference.runner import upscale_batch
+from seemore_jax.network import SeemoRe
+from seemore_jax.training.optimizer import make_optimizer
+from seemore_jax.training.step import initial_state, make_mesh, make_train_step
+
+Traced = Any  # jax.stages.Traced
+
+
+def trace_step(config: ConfigDict, devices: Sequence[jax.Device], batch_size: int) -> Traced:
+    """The training step of an experiment, as `training.loop` has it, for TPUs.
+
+    Args:
+      config: the experiment; its `batch_size` and `data_on_device` are not read: batches come from the hosts.
+      devices: of a topology.
+      batch_size: patches over all devices, a multiple of their number.
+    """
+    mesh = make_mesh(devices)
+    optimizer = make_optimizer(config)
+
+    def state(parameters: nnx.State) -> Any:
+        return initial_state(parameters, optimizer, average=config.ema_decay > 0, seed=config.seed, mesh=mesh)
+
+    def images(side: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
+
+    with compiling_for("tpu"):
+        graph, parameters = nnx.split(SeemoRe.abstract(network_config(config)))
+        step = make_train_step(graph, optimizer, mesh, accumulate=config.accumulate, ema_decay=config.ema_decay)
+        stop = jax.ShapeDtypeStruct((len(devices),), jnp.float32)
+        lr, hr = images(config.patch_size), images(config.patch_size * config.scale)
+        return step.trace(jax.eval_shape(state, parameters), lr, hr, stop)
+
+
+def trace_inference(config: ConfigDict, device: jax.Device, height: int, width: int) -> Traced:
+    """What `upscale` runs for one RGB image of height × width on one TPU chip."""
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    with compiling_for("tpu"):
+        graph, parameters = nnx.split(SeemoRe.abstract(network_config(config)))
+
+        def upscale(parameters: nnx.State, images: jax.Array) -> jax.Array:
+            return upscale_batch(graph, parameters, images)
+
+        compiled = jax.jit(upscale, in_shardings=sharding, out_shardings=sharding)
+        return compiled.trace(parameters, jax.ShapeDtypeStruct((1, height, width, 3), jnp.uint8))

@@ -1,0 +1,313 @@
+"""`python -m seemore_jax compile`: what a program needs and how long it would take on TPUs, as a table and as JSON."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kernel_cycles
+from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
+from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
+from seemore_jax.ahead_of_time.roofline import Roofline, Scaled, all_reduce_seconds, largest_batch, roofline, scaled
+from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
+from seemore_jax.errors import InputError
+from seemore_jax.experiment import check_training, network_config, read_experiment
+from seemore_jax.files import replacing
+from seemore_jax.network import SeemoRe
+from seemore_jax.program_cost import Collective, program_cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One program on one topology; all sizes and counts are those of one chip.
+
+    Attributes:
+      topology: such as v5e:2x4.
+      chips: that run the program; inference runs on one.
+      images: for each chip: patches of a step, or 1.
+      memory: bytes, as `program_cost.memory` names them.
+      hbm_bytes: of the chip that a program can have.
+      matrix_flops: of products and convolutions, as `matrix_flops` counts.
+      hbm_traffic: bytes, as `program_cost` counts.
+      xla_cycles: XLA's estimate for its own instructions.
+      kernel_cycles: libtpu's for the Pallas kernels; None if they were left out.
+      collectives: communication between chips.
+      compile_seconds: of the compilation that this is from, which may be an earlier run's.
+      largest_batch: for each chip; None for inference.
+      largest_batch_from: how that was found.
+      roofline: seconds.
+      scaling: the same batch on each of more chips; empty for inference.
+    """
+
+    topology: str
+    chips: int
+    images: int
+    memory: dict[str, int]
+    hbm_bytes: int
+    matrix_flops: int
+    hbm_traffic: int
+    xla_cycles: int
+    kernel_cycles: int | None
+    collectives: tuple[Collective, ...]
+    compile_seconds: float
+    largest_batch: int | None
+    largest_batch_from: str
+    roofline: Roofline
+    scaling: tuple[Scaled, ...]
+
+    @property
+    def occupied(self) -> int:
+        """Bytes of the chip's memory while the program runs."""
+        return occupied(self.memory)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of all chips."""
+        return self.images * self.chips / self.roofline.step
+
+
+def occupied(memory: dict[str, int]) -> int:
+    """Bytes that a program occupies: results that take an argument's place do not count twice."""
+    return sum(memory.values()) - 2 * memory["aliased"]
+
+
+def run(options: argparse.Namespace) -> None:
+    """The command; its options are those of `command_line`."""
+    topologies = [Topology(name) for name in options.topology]
+    require_libtpu()
+    config = read_experiment(options.config, options.overrides)
+    reports = [
+        inference_report(config, one, *options.inference, kernels=options.kernels)
+        if options.inference
+        else step_report(config, one, options.batch_per_chip, options.second_batch, kernels=options.kernels)
+        for one in topologies
+    ]
+    program = "inference of one image of {}×{}".format(*options.inference) if options.inference else "training step"
+    print(formatted(f"{_described(config)}: {program}", _parameter_bytes(config), reports))
+    if options.json:
+        with replacing(options.json) as temporary:
+            temporary.write_text(json.dumps([to_json(report) for report in reports], indent=2) + "\n")
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All of a report, with what follows from it."""
+    return {
+        **dataclasses.asdict(report),
+        "occupied": report.occupied,
+        "fits": report.occupied <= report.hbm_bytes,
+        "step_seconds": report.roofline.step,
+        "images_per_second": report.images_per_second,
+    }
+
+
+def step_report(
+    config: ConfigDict, topology: Topology, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
+) -> Report:
+    """The training step of an experiment.
+
+    Args:
+      config: the experiment.
+      topology: where it is to run.
+      batch_per_chip: patches for each chip; None for what `split_batch` makes of `config.batch_size`.
+      second_batch: another number of patches for each chip, compiled too for the line through both.
+      kernels: whether to find the kernels' cycles, which takes a compilation of each.
+
+    Raises:
+      InputError: the configuration cannot run there, or the program does not fit.
+    """
+    images = split_batch(config, topology.chips) if batch_per_chip is None else batch_per_chip
+    config = config.copy_and_resolve_references()
+    config.batch_size = images * topology.chips
+    check_training(config, topology.chips)
+    if second_batch == images:
+        raise InputError(f"--second_batch must differ from the {images} images that are compiled first")
+    devices = topology.devices()
+    traced = trace_step(config, devices, config.batch_size)
+    compiled = compile_traced(traced, topology)
+    other = None
+    if second_batch:
+        other = compile_traced(trace_step(config, devices, second_batch * topology.chips), topology).memory
+    largest = extrapolated(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
+    return _report(topology, topology.chips, images, traced, compiled, kernels, *largest)
+
+
+def extrapolated(
+    memory: dict[str, int], images: int, other: dict[str, int] | None, other_images: int | None, hbm_bytes: int
+) -> tuple[int, str]:
+    """The largest batch for a chip of `hbm_bytes`, and how it was found.
+
+    Args:
+      memory: of the step with `images` on each chip.
+      images: their number.
+      other, other_images: the same of a second compilation, or None.
+      hbm_bytes: what a program can have.
+    """
+    if other is not None and other_images is not None:
+        per_image = (occupied(memory) - occupied(other)) / (images - other_images)
+        origin = f"from the line through {other_images} and {images} images, both compiled"
+    else:
+        # The state is donated, so arguments without a result in their place are the batch.
+        per_image = (memory["temporaries"] + memory["arguments"] - memory["aliased"]) / images
+        origin = "an estimate from one compilation, rather too low: all temporaries are taken to grow with the images"
+    return largest_batch(hbm_bytes - (occupied(memory) - round(per_image * images)), per_image), origin
+
+
+def inference_report(config: ConfigDict, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
+    """Inference of one image of height × width on one chip.
+
+    Raises:
+      InputError: the program does not fit.
+    """
+    traced = trace_inference(config, topology.devices()[0], height, width)
+    return _report(topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
+
+
+def split_batch(config: ConfigDict, chips: int) -> int:
+    """Patches for each chip: `config.batch_size` split over all of them; one that is below their number is a chip's.
+
+    Raises:
+      InputError: it cannot be split evenly.
+    """
+    if config.batch_size < chips:
+        return config.batch_size
+    check_training(config, chips)
+    return config.batch_size // chips
+
+
+def _report(
+    topology: Topology,
+    chips: int,
+    images: int,
+    traced: Any,
+    compiled: Compiled,
+    kernels: bool,
+    largest: int | None,
+    largest_from: str,
+) -> Report:
+    cost = program_cost(compiled.hlo)
+    cycles = None
+    if kernels:
+        each = kernel_cycles(traced.jaxpr.jaxpr, topology) if cost.kernels else {}
+        cycles = sum(call.times * each[call.name] for call in cost.kernels)
+    payload = sum(one.bytes * one.times for one in cost.collectives)
+    network = sum(one.times * all_reduce_seconds(one.bytes, topology) for one in cost.collectives)
+    flops = matrix_flops(traced.jaxpr.jaxpr)
+    times = roofline(
+        topology.chip,
+        flops=flops,
+        cycles=cost.xla_cycles + (cycles or 0),
+        hbm_bytes=cost.hbm_bytes,
+        network=network,
+    )
+    return Report(
+        topology=topology.name,
+        chips=chips,
+        images=images,
+        memory=compiled.memory,
+        hbm_bytes=topology.chip.hbm_bytes,
+        matrix_flops=flops,
+        hbm_traffic=cost.hbm_bytes,
+        xla_cycles=cost.xla_cycles,
+        kernel_cycles=cycles,
+        collectives=cost.collectives,
+        compile_seconds=compiled.seconds,
+        largest_batch=largest,
+        largest_batch_from=largest_from,
+        roofline=times,
+        scaling=tuple(scaled(times.computing, payload, topology.kind)) if largest is not None else (),
+    )
+
+
+def _described(config: ConfigDict) -> str:
+    network = network_config(config)
+    name = network.variant_name or "SeemoRe"
+    return f"{name} ×{network.scale}, {network.compute_dtype}, precision {network.precision}"
+
+
+def _parameter_bytes(config: ConfigDict) -> int:
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network_config(config)))))
+
+
+_ROWS: tuple[tuple[str, Callable[[Report], str]], ...] = (
+    ("chips", lambda r: f"{r.chips}"),
+    ("images for each chip", lambda r: f"{r.images}"),
+    ("memory: arguments", lambda r: _gb(r.memory["arguments"])),
+    ("… results (in the arguments' place)", lambda r: f"{_gb(r.memory['results'])} ({_gb(r.memory['aliased'])})"),
+    ("… temporaries", lambda r: _gb(r.memory["temporaries"])),
+    ("… code", lambda r: _gb(r.memory["code"])),
+    ("… together, of what the chip has", lambda r: f"{_gb(r.occupied)} of {_gb(r.hbm_bytes)}"),
+    ("fits", lambda r: "yes" if r.occupied <= r.hbm_bytes else "no"),
+    ("largest batch for each chip", lambda r: "–" if r.largest_batch is None else f"{r.largest_batch:,}"),
+    ("matrix FLOPs", lambda r: f"{r.matrix_flops / 1e9:,.0f} GFLOP"),
+    ("HBM traffic", lambda r: _gb(r.hbm_traffic)),
+    ("cycles: XLA", lambda r: f"{r.xla_cycles / 1e6:.1f} M"),
+    ("… kernels", lambda r: "not counted" if r.kernel_cycles is None else f"{r.kernel_cycles / 1e6:.1f} M"),
+    ("collectives", lambda r: collectives_line(r.collectives)),
+    ("compiled in", lambda r: f"{r.compile_seconds:.0f} s"),
+    ("estimate: matrix units", lambda r: _ms(r.roofline.matrix)),
+    ("… cycles", lambda r: _ms(r.roofline.cycles)),
+    ("… HBM", lambda r: _ms(r.roofline.memory)),
+    ("… network", lambda r: _ms(r.roofline.network)),
+    ("… **step**, limited by", lambda r: f"**{_ms(r.roofline.step)}**, {r.roofline.limit}"),
+    ("… images/s", lambda r: f"{r.images_per_second:,.0f}"),
+)
+
+
+def collectives_line(collectives: Sequence[Collective]) -> str:
+    """All communication of a program in one line."""
+    return ", ".join(f"{one.times} {one.kind} of {one.bytes:,} B" for one in collectives) or "none"
+
+
+def formatted(title: str, parameter_bytes: int, reports: Sequence[Report]) -> str:
+    """The table: a column for each report, then what it assumes."""
+    lines = [
+        title,
+        "",
+        "| per chip | " + " | ".join(report.topology for report in reports) + " |",
+        "|---|" + "---|" * len(reports),
+    ]
+    lines += [f"| {name} | " + " | ".join(value(report) for report in reports) + " |" for name, value in _ROWS]
+    lines += ["", f"Parameters: {parameter_bytes:,} B in float32."]
+    origins = dict.fromkeys(report.largest_batch_from for report in reports)
+    lines += [f"Largest batch: {origin}." for origin in origins if origin]
+    lines += list(_ASSUMPTIONS)
+    if any(report.kernel_cycles is None for report in reports):
+        lines.append("Kernels' cycles are left out: the estimate of cycles is a lower bound.")
+    # Slices of one kind of chip with the same batch for each have the same predictions.
+    for report in {(report.topology.partition(":")[0], report.images): report for report in reports}.values():
+        lines += _scaling_lines(report)
+    return "\n".join(lines)
+
+
+_ASSUMPTIONS = (
+    "Nothing was measured on a TPU. A step takes the longest of its products at the bf16 peak, the compiler's cycles",
+    "at the chip's clock, and its HBM traffic at the full bandwidth; then its all-reduce, overlapped with nothing.",
+    "Batches are taken to be there in time.",
+)
+
+
+def _scaling_lines(report: Report) -> list[str]:
+    if not report.scaling:
+        return []
+    lines = ["", f"Prediction, images on each chip kept at {report.images}, from {report.topology}:", ""]
+    lines += ["| slice | chips | images in all | all-reduce | efficiency | images/s |", "|---|---|---|---|---|---|"]
+    for one in report.scaling:
+        total = report.images * one.chips
+        rate = total / (report.roofline.computing + one.network)
+        lines.append(
+            f"| {one.name} | {one.chips:,} | {total:,} | {_ms(one.network)} | {one.efficiency:.1%} | {rate:,.0f} |"
+        )
+    return lines
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.3f} GB"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3f} ms"
