@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes  # noqa: F401  makes bfloat16 a NumPy type
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num, UInt
