@@ -17,10 +17,8 @@ from tqdm import tqdm
 from seemore_jax.ahead_of_time.options import add_options as add_compile_options
 from seemore_jax.compilation_cache import use_compilation_cache
 from seemore_jax.data.images import MAX_PIXELS, read_header, read_picture, to_rgb8, without_grey_alpha
-from seemore_jax.demo import run_demo
 from seemore_jax.devices import DEVICES, use_device
 from seemore_jax.errors import InputError
-from seemore_jax.evaluation.routes import Routes, routes_figure
 from seemore_jax.exit_status import INTERRUPTED, exit_status
 from seemore_jax.files import replacing
 from seemore_jax.inference.folder import Outcome, Settings, summary, upscale_files
@@ -265,6 +263,8 @@ def _write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _run_routes(options: argparse.Namespace) -> None:
+    from seemore_jax.evaluation.routes import Routes, routes_figure  # Matplotlib takes a while to import
+
     if options.output.suffix.lower() not in _PLOTS:
         raise InputError(f"{options.output}: not a format for a plot; use {', '.join(_PLOTS)}")
     pictures = [(source.path, read_picture(source.path)) for source in find_sources(options.input, options.output)]
@@ -311,6 +311,8 @@ def _run_info(options: argparse.Namespace) -> None:
 
 
 def _run_demo(options: argparse.Namespace) -> None:
+    from seemore_jax.demo import run_demo  # Matplotlib takes a while to import
+
     run_demo(_load_model(options), options.model, options.output, options.data)
 
 
