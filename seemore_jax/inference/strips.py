@@ -253,7 +253,7 @@ class _FeatureMap:
     """
 
     def __init__(self, height: int, window: jax.ShapeDtypeStruct, margin: int, in_file: bool) -> None:
-        self._window_rows, self._margin = window.shape[1], margin
+        self._window_rows = window.shape[1]
         dtype = np.dtype(window.dtype)
         # A window at the end reaches beyond the image; what is never touched takes no memory.
         shape = (height + self._window_rows + 2 * margin, *window.shape[2:])
@@ -285,7 +285,7 @@ class _FeatureMap:
 def _memory(size: int) -> mmap.mmap:
     memory = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # small pages would take a fifth of the time
+        memory.madvise(mmap.MADV_HUGEPAGE)  # each page is one interruption by the system
     return memory
 
 
