@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -79,17 +78,6 @@ class Pod:
             start(workdir, data_dir, *FIELDS, process=(coordinator, count, index))
             for index, data_dir in enumerate(data_dirs)
         ]
-        self._output: list[list[str]] = [[] for _ in self.processes]
-        self._readers = [
-            threading.Thread(target=self._read, args=(index,), daemon=True) for index in range(len(self.processes))
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, index: int) -> None:
-        stream = self.processes[index].stdout
-        assert stream is not None
-        self._output[index].extend(stream)
 
     def wait_until_step(self, workdir: Path, step: int) -> None:
         """Waits until that step is on record, and a checkpoint finished."""
@@ -112,8 +100,6 @@ class Pod:
         for process in self.processes:
             process.kill()
             process.wait()
-        for reader in self._readers:
-            reader.join(timeout=10)
 
     def end_of_start(self) -> float:
         """Waits for processes that cannot start; returns the seconds from the end of the first to that of the last.
@@ -132,7 +118,7 @@ class Pod:
 
     def outputs(self, *, besides: Sequence[int] = ()) -> list[str]:
         """What each process wrote, or all but some."""
-        return ["".join(lines) for index, lines in enumerate(self._output) if index not in besides]
+        return [process.output for index, process in enumerate(self.processes) if index not in besides]
 
     @property
     def output(self) -> str:

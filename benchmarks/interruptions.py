@@ -11,7 +11,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from benchmarks import timing
 from tests.training.runs import (
+    Process,
     checkpoint_steps,
     expect,
     finish,
@@ -126,7 +126,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _finish(*running: subprocess.Popen[str]) -> list[tuple[int, str]]:
+def _finish(*running: Process) -> list[tuple[int, str]]:
     return finish(*running, timeout=PATIENCE)
 
 
@@ -150,7 +150,7 @@ def _interrupted(which: signal.Signals, workdir: Path, data_dir: Path, rng: rand
     return hits
 
 
-def _wait(moment: str | tuple[int, int], workdir: Path, process: subprocess.Popen[str], rng: random.Random) -> str:
+def _wait(moment: str | tuple[int, int], workdir: Path, process: Process, rng: random.Random) -> str:
     """Waits until a run that has just been started is at a random instant of that moment; returns its name."""
     if moment == "starting":
         time.sleep(rng.uniform(0.2, 2))
@@ -171,7 +171,7 @@ def _reached(workdir: Path, step: int) -> Callable[[], bool]:
     return lambda: max(losses(workdir), default=0) >= step
 
 
-def _start(workdir: Path, data_dir: Path, processes: int, devices: int) -> list[subprocess.Popen[str]]:
+def _start(workdir: Path, data_dir: Path, processes: int, devices: int) -> list[Process]:
     if processes == 1:
         return [start(workdir, data_dir, *FIELDS, devices=devices)]
     return start_together(workdir, data_dir, *FIELDS, processes=processes, devices=devices)

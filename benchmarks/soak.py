@@ -10,7 +10,6 @@ memory grows.
 import argparse
 import contextlib
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ import numpy as np
 import psutil
 
 from benchmarks import timing
-from tests.training.runs import expect, finish, identical_parts, keep_compiled, losses, random_dataset, start
+from tests.training.runs import Process, expect, finish, identical_parts, keep_compiled, losses, random_dataset, start
 
 # Growth of the memory over a run in one go: between the means of its second and its last quarter. Allocators and
 # tables of TensorBoard settle in the first.
@@ -62,7 +61,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _start(workdir: Path, data_dir: Path, steps: int) -> subprocess.Popen[str]:
+def _start(workdir: Path, data_dir: Path, steps: int) -> Process:
     return start(workdir, data_dir, f"num_steps={steps}", "checkpoint_every=10", f"validate_every={10 * steps}")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import seemore_jax as sj
 from seemore_jax.data import read_image, write_image
 from tests.release import ported, release_model
-from tests.training.runs import ROOT, expect, finish, free_address
+from tests.training.runs import Process, expect, finish, free_address
 
 CONFIG = sj.SeemoReConfig.variant("T", 2)
 # Of one size more than devices, and others.
@@ -37,14 +36,7 @@ def evaluate(output: Path, data: Path, *arguments: str, processes: int, devices:
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags}
     running = [
-        subprocess.Popen(
-            [*command, *arguments, *joined, *([f"--process_id={index}"] if joined else [])],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        Process([*command, *arguments, *joined, *([f"--process_id={index}"] if joined else [])], environment)
         for index in range(processes)
     ]
     return finish(*running)

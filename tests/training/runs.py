@@ -4,8 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,27 @@ def random_dataset(folder: Path) -> None:
     prepare("image_folder", folder, scales=(2,), sources=[folder / "images"])
 
 
+class Process(subprocess.Popen[bytes]):
+    """A command in the root of the project, of which each line can be read while it runs.
+
+    It writes to a file without a name: a pipe that nobody empties would stop it for good.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the finalizer)
+        weakref.finalize(self, self._printed.close)
+        super().__init__(command, cwd=ROOT, env=environment, stdout=self._printed, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        descriptor = self._printed.fileno()  # reading at a position leaves the process's own where it is
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
+
+
 def start(
     workdir: Path, data_dir: Path, *fields: str, devices: int = 1, process: tuple[str, int, int] | None = None
-) -> subprocess.Popen[str]:
+) -> Process:
     """Starts one process of a run; `process` is (coordinator, number of processes, index)."""
     arguments = [
         "train.py",
@@ -45,19 +65,10 @@ def start(
     flags = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
     # One process with several devices stands for one host with several accelerators.
     environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return Process([sys.executable, *arguments], environment)
 
 
-def start_together(
-    workdir: Path, data_dir: Path, *fields: str, processes: int, devices: int
-) -> list[subprocess.Popen[str]]:
+def start_together(workdir: Path, data_dir: Path, *fields: str, processes: int, devices: int) -> list[Process]:
     """Starts all processes of a run on 127.0.0.1, with `devices` virtual devices each."""
     coordinator = free_address()
     return [
@@ -73,13 +84,12 @@ def free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def finish(*running: subprocess.Popen[str], timeout: float = 300) -> list[tuple[int, str]]:
+def finish(*running: Process, timeout: float = 300) -> list[tuple[int, str]]:
     """Waits for processes; returns their exit statuses and outputs."""
     ended = []
     try:
         for process in running:
-            output, _ = process.communicate(timeout=timeout)
-            ended.append((process.returncode, output))
+            ended.append((process.wait(timeout), process.output))
     finally:
         for process in running:
             process.kill()
@@ -99,14 +109,14 @@ def keep_compiled(folder: Path) -> None:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
-def wait_for(condition: Callable[[], bool], *running: subprocess.Popen[str], timeout: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], *running: Process, timeout: float = 300) -> None:
     """Returns as soon as the condition holds; fails, and ends the processes, if one of them ends before."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline or any(process.poll() is not None for process in running):
             for process in running:
                 process.kill()
-            raise AssertionError("\n".join(process.communicate()[0] for process in running))
+            raise AssertionError("\n".join(process.output for process in running))
         time.sleep(0.005)
 
 

@@ -1,7 +1,6 @@
 """If these fail, the processes of a run go on from different checkpoints."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from seemore_jax.training.checkpoints import Checkpoints
 from seemore_jax.training.step import TrainState, make_mesh, replicated
-from tests.training.runs import ROOT, damage, finish, free_address
+from tests.training.runs import Process, damage, finish, free_address
 
 STEPS = (3, 6, 9)
 
@@ -68,13 +67,9 @@ def test_all_processes_restore_the_same_checkpoint(tmp_path: Path) -> None:
     damage(tmp_path / "second_damaged" / "1", STEPS[-1])
     coordinator = free_address()
     running = [
-        subprocess.Popen(
+        Process(
             [sys.executable, "-c", _PROCESS, coordinator, process]
-            + [str(tmp_path / case / process) for case in ("first_damaged", "second_damaged")],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            + [str(tmp_path / case / process) for case in ("first_damaged", "second_damaged")]
         )
         for process in ("0", "1")
     ]

@@ -19,6 +19,7 @@ from seemore_jax.training.loop import train
 from tests.training import tiny_config
 from tests.training.runs import (
     ROOT,
+    Process,
     checkpoint_steps,
     damage,
     finish,
@@ -61,7 +62,7 @@ def tiny(data_dir: Path, **fields: Any) -> ConfigDict:
     return config
 
 
-def wait_for_first_loss(workdir: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_first_loss(workdir: Path, process: Process) -> None:
     wait_for(lambda: bool(losses(workdir)), process)
 
 
@@ -86,7 +87,7 @@ def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert model.config.embedding_dim == 8
 
 
-def kill_after_the_next_checkpoint(workdir: Path, process: subprocess.Popen[str], seconds: float) -> None:
+def kill_after_the_next_checkpoint(workdir: Path, process: Process, seconds: float) -> None:
     before = checkpoint_steps(workdir)[-1:]
     wait_for(lambda: checkpoint_steps(workdir)[-1:] != before, process)
     time.sleep(seconds)
