@@ -11,6 +11,7 @@ kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing
 
 import argparse
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.devices import compiling_for
 from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe, SeemoReConfig
-from seemore_jax.network.implementations import tpu
+from seemore_jax.network.implementations import plain, tpu
 from seemore_jax.network.implementations.pallas_stages import Image
 from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.program_cost import memory, program_cost
@@ -197,8 +198,10 @@ def _trace_ends(setting: Setting) -> Traced:
     lr = jax.ShapeDtypeStruct((setting.batch, PATCH, PATCH, 3), jnp.float32)
     hr = jax.ShapeDtypeStruct((setting.batch, PATCH * config.scale, PATCH * config.scale, 3), jnp.float32)
 
-    def without_groups(groups: Any, x: Any, config: Any) -> tuple[Any, None]:
+    def no_groups(groups: Any, x: Any, config: Any, extent: Any) -> Any:
         return x, None
+
+    without_groups = functools.partial(plain.apply_network, groups=no_groups)
 
     def loss(parameters: Any, lr: Any, hr: Any) -> Any:
         with mock.patch("seemore_jax.network.seemore.chosen_implementation", return_value=without_groups):

@@ -31,8 +31,6 @@ _BYTES_ON_CPU = 75 * 10**7
 _SHARE_OF_DEVICE = 0.5
 # Of the free memory, what the feature maps of a large image may take; more goes to a file.
 _SHARE_OF_MEMORY = 0.6
-# And what they may take before two of them have to do in place of three.
-_MOST_BYTES = 10**9
 # Smaller images are not worth splitting over devices.
 _SPLIT_PIXELS = 2**20
 _FEWEST_ROWS = 8
@@ -138,19 +136,15 @@ def _run_strips(
 ) -> tuple[Num[np.ndarray, "1 sh sw c"], Routing]:
     """In strips of `tile` rows, or as many as there is memory for; in fewer where that proves too much."""
     config = model.config
-    free = _SHARE_OF_MEMORY * free_memory()
-    frugal = map_bytes(config, *image.shape[:2], frugal=False) > min(free, _MOST_BYTES)
-    needed = map_bytes(config, *image.shape[:2], frugal=frugal)
-    in_file = needed > free
+    needed = map_bytes(config, *image.shape[:2])
+    in_file = needed > _SHARE_OF_MEMORY * free_memory()
     if in_file:
         watch.note(f"{needed / 1e9:.1f} GB of feature maps go to a temporary file, which is slower")
     rows = tile or int(_budget() / (_MAPS_OF_STRIP * image.shape[1] * _pixel_bytes(config))) - 2 * halo(config)
     rows = max(_FEWEST_ROWS, min(rows, image.shape[0]))
     while True:
         try:
-            sr, routing = upscale_in_strips(
-                model, image, rows, dtype=dtype, frugal=frugal, in_file=in_file, watch=watch
-            )
+            sr, routing = upscale_in_strips(model, image, rows, dtype=dtype, in_file=in_file, watch=watch)
             return sr[None], routing
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             _require_out_of_memory(error)

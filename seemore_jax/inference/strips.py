@@ -7,18 +7,17 @@ Both are known only when the group's first steps have been done everywhere. So t
     sweep i     strip by strip, group i−1 goes on after its routing, and the first steps of group i follow
     last sweep  the last group goes on, and the image is reconstructed
 
-Between the sweeps feature maps of the whole image are kept, outside the device: the group's input x, and what its first
-steps made of it. That is features and context, or, if these would take too much memory, the embedded features, from
-which they are computed a second time. A strip is computed with `halo`
-rows of its neighbours on each side: as far as a sweep's convolutions see. The network is that of
-`seemore_jax.network`, in the steps of `Stages`.
+Between the sweeps two feature maps of the whole image are kept, outside the device: the group's input x, and its
+embedded features, from which local features and context are made a second time: to keep them, too, would take longer.
+A strip is computed with `halo` rows of its neighbours on each side: as far as a sweep's convolutions see. The network
+is that of `seemore_jax.network`, in the steps of `Stages`.
 """
 
 import functools
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +39,7 @@ from seemore_jax.network.seemore import ResidualGroup
 _ALIGNMENT = 4
 # Widths are rounded up to this many columns, heights of summaries to as many rows: few programs serve many sizes.
 _STEP = 64
+_MAPS = 2  # that are kept: x, and the embedded features
 # Logits that are closer than this may be ordered otherwise by another order of summation.
 TIE = 1e-5
 
@@ -56,12 +56,10 @@ def halo(config: SeemoReConfig) -> int:
     return _round_up(5 + config.global_kernel_size // 2, _ALIGNMENT)
 
 
-def map_bytes(config: SeemoReConfig, height: int, width: int, *, frugal: bool) -> int:
+def map_bytes(config: SeemoReConfig, height: int, width: int) -> int:
     """Of the feature maps that are kept while an image of that size is swept."""
     itemsize = jnp.dtype(config.compute_dtype).itemsize
-    return (
-        (2 if frugal else 3) * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
-    )
+    return _MAPS * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
 
 
 class Strip(NamedTuple):
@@ -79,7 +77,6 @@ def upscale_in_strips(
     rows: int,
     *,
     dtype: np.dtype | type = np.uint8,
-    frugal: bool = False,
     in_file: bool = False,
     watch: Watch | None = None,
 ) -> tuple[Num[np.ndarray, "sh sw c"], Routing]:
@@ -90,7 +87,6 @@ def upscale_in_strips(
       image: uint8 or uint16, over the type's whole range, of any size.
       rows: of a strip, in LR pixels; rounded up to a multiple of 4.
       dtype: of the result: uint8, uint16, or float32 for the network's own values, then always of three channels.
-      frugal: keep two feature maps in place of three, which takes longer.
       in_file: keep the feature maps in a temporary file in place of memory.
       watch: told what is done.
 
@@ -104,7 +100,7 @@ def upscale_in_strips(
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
     if any(missing):
         image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), frugal, in_file, watch or Watch()).run()
+    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), in_file, watch or Watch()).run()
     scale = model.config.scale
     return sr[: height * scale, : width * scale], routing
 
@@ -118,12 +114,11 @@ class _Sweeps:
         image: UInt[np.ndarray, "h w d"],
         rows: int,
         dtype: np.dtype,
-        frugal: bool,
         in_file: bool,
         watch: Watch,
     ) -> None:
         config = self._config = model.config
-        self._image, self._dtype, self._frugal, self._watch = image, dtype, frugal, watch
+        self._image, self._dtype, self._watch = image, dtype, watch
         self._height, self._width = image.shape[:2]
         rows = min(_round_up(max(rows, 1), _ALIGNMENT), _round_up(self._height, _ALIGNMENT))
         self._strips = list(_strips(self._height, self._width, rows, halo(config)))
@@ -133,18 +128,16 @@ class _Sweeps:
         self._groups = [nnx.split(group)[1] for group in model.groups]
         self._done = 0
         self._put_off: Callable[[], None] = lambda: None
-        stages = chosen_stages(config)
-        channels = config.embedding_dim
-        window = jax.eval_shape(stages.enter, jax.ShapeDtypeStruct((1, *self._shape, channels), config.compute_dtype))
-        count = 2 if frugal else 3
-        self._maps = [_FeatureMap(self._height, window, halo(config), in_file) for _ in range(count)]
+        strip = self._strips[0]
+        kept = jax.eval_shape(_first, self._graph, self._parameters, self._window_of_image(strip), strip.extent)[:_MAPS]
+        self._maps = tuple(_FeatureMap(self._height, window, halo(config), in_file) for window in kept)
 
     def run(self) -> tuple[np.ndarray, Routing]:
         """All sweeps."""
         self._begin_group()
         for strip in self._strips:
             window = self._window_of_image(strip)
-            results = _first(self._graph, self._frugal, self._parameters, window, strip.extent)
+            results = _first(self._graph, self._parameters, window, strip.extent)
             self._later(self._keep, strip, results)
         self._end_sweep()
         routing, summary = self._route(0)
@@ -152,7 +145,7 @@ class _Sweeps:
         for index in range(1, len(self._groups)):
             self._begin_group()
             for strip, maps in self._sweep():
-                how = self._group_graph, self._config, self._shape, self._frugal
+                how = self._group_graph, self._config, self._shape
                 parameters = self._groups[index - 1], self._groups[index]
                 results = _middle(*how, *parameters, maps, summary, routing, strip.extent)
                 self._later(self._keep, strip, results)
@@ -168,10 +161,10 @@ class _Sweeps:
         rows, columns = _round_up(self._height // reduction, _STEP), self._shape[1] // reduction
         self._reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
 
-    def _sweep(self) -> Iterator[tuple[Strip, list[Map]]]:
+    def _sweep(self) -> Iterator[tuple[Strip, tuple[Map, ...]]]:
         """The strips, each with its windows of the maps; alternately downwards and upwards, as the maps need it."""
         for strip in self._strips if self._maps[0].downwards else reversed(self._strips):
-            yield strip, [feature_map.window(strip.first) for feature_map in self._maps]
+            yield strip, tuple(feature_map.window(strip.first) for feature_map in self._maps)
 
     def _later(self, keep: Callable[..., None], *arguments: Any) -> None:
         """Does what was put off before, while the device computes what these arguments will be; then puts them off."""
@@ -204,7 +197,8 @@ class _Sweeps:
         """What the whole image decides."""
         mean = jnp.asarray(self._total / (self._height * self._width), jnp.float32)
         extent = Extent.of(self._height, self._width)
-        routing, summary = _route(self._group_graph, self._groups[index], mean, self._reduced, extent)
+        how = self._group_graph, self._config, self._shape
+        routing, summary = _route(*how, self._groups[index], mean, self._reduced, extent)
         self._report_tie(index, np.asarray(routing.probabilities[0]))
         return routing, summary
 
@@ -283,7 +277,7 @@ class _FeatureMap:
 
 
 def _memory(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)  # each page is one interruption by the system
     return memory
@@ -313,33 +307,32 @@ def _round_up(number: int, step: int) -> int:
     return -(-number // step) * step
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _first(
-    graph: nnx.GraphDef[SeemoRe], frugal: bool, parameters: nnx.State, image: UInt[Array, "1 h w d"], extent: Extent
+    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, image: UInt[Array, "1 h w d"], extent: Extent
 ) -> tuple[Array, ...]:
     model = nnx.merge(graph, parameters)
     stages = chosen_stages(model.config)
-    x = stages.enter(model.extract(to_float(image), extent))
-    return x, *_begun(stages, frugal, model.groups[0], x, stages.place(image.shape[1:3], model.config, extent))
+    place = stages.place(image.shape[1:3], model.config, extent)
+    return _begun(stages, model.groups[0], stages.extract(model, to_float(image), place), place)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _middle(
     graph: nnx.GraphDef[ResidualGroup],
     config: SeemoReConfig,
     shape: tuple[int, int],
-    frugal: bool,
     finished: nnx.State,
     begun: nnx.State,
-    maps: Sequence[Array],
-    summary: Float[Array, "1 h2 w2 c"],
+    maps: tuple[Array, Array],
+    summary: Array,
     routing: Routing,
     extent: Extent,
 ) -> tuple[Array, ...]:
     stages = chosen_stages(config)
     place = stages.place(shape, config, extent)
-    x = _finished(stages, nnx.merge(graph, finished), maps, summary, routing, place)
-    return x, *_begun(stages, frugal, nnx.merge(graph, begun), x, place)
+    x = stages.modulate(nnx.merge(graph, finished), *maps, summary, routing, place)
+    return _begun(stages, nnx.merge(graph, begun), x, place)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -348,49 +341,37 @@ def _last(
     dtype: str,
     parameters: nnx.State,
     image: UInt[Array, "1 h w d"],
-    maps: Sequence[Array],
-    summary: Float[Array, "1 h2 w2 c"],
+    maps: tuple[Array, Array],
+    summary: Array,
     routing: Routing,
     extent: Extent,
 ) -> Num[Array, "1 sh sw e"]:
     model = nnx.merge(graph, parameters)
     stages = chosen_stages(model.config)
-    height, width, channels = image.shape[1:]
-    place = stages.place((height, width), model.config, extent)
-    x = stages.leave(_finished(stages, model.groups[-1], maps, summary, routing, place), width)
-    sr = model.reconstruct(x, model.extract(to_float(image), extent), extent)
-    return from_float(sr, np.dtype(dtype), channels)
+    place = stages.place(image.shape[1:3], model.config, extent)
+    x = stages.modulate(model.groups[-1], *maps, summary, routing, place)
+    sr = stages.reconstruct(model, x, stages.extract(model, to_float(image), place), place)
+    return from_float(sr, np.dtype(dtype), image.shape[3])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _route(
     graph: nnx.GraphDef[ResidualGroup],
+    config: SeemoReConfig,
+    shape: tuple[int, int],
     parameters: nnx.State,
     mean: Float[Array, "1 c"],
     reduced: Float[Array, "1 h w c"],
     image: Extent,
-) -> tuple[Routing, Float[Array, "1 h2 w2 c"]]:
-    """The routing, and the context's summary."""
-    block = nnx.merge(graph, parameters).rank_modulating.mixture_block
-    for _ in range(1, block.recursive):
-        reduced = block.reduce(reduced)
-    return block.mixture.route(block.mixture.router.choose(mean)), block.mix_summary(reduced, image)
+) -> tuple[Routing, Array]:
+    """The routing, and the context's summary, for strips of that shape."""
+    group, stages = nnx.merge(graph, parameters), chosen_stages(config)
+    mixture = group.rank_modulating.mixture_block.mixture
+    summary = stages.summarize(group, reduced, stages.place(shape, config, image))
+    return mixture.route(mixture.router.choose(mean)), summary
 
 
-def _begun(stages: Stages, frugal: bool, group: ResidualGroup, x: Array, place: object) -> tuple[Array, ...]:
-    """The first steps of a group: what is kept, the features' sum, and the context after its first reduction."""
+def _begun(stages: Stages, group: ResidualGroup, x: Array, place: object) -> tuple[Array, ...]:
+    """What is kept of the first steps of a group: the maps, the features' sum, and the reduced context."""
     embedded = stages.embed(group, x, place)
-    if frugal:
-        context, total = stages.survey(group, embedded, place)
-        return embedded, total, stages.reduce(group, context, place)
-    features, context, total = stages.separate(group, embedded, place)
-    return features, context, total, stages.reduce(group, context, place)
-
-
-def _finished(
-    stages: Stages, group: ResidualGroup, maps: Sequence[Array], summary: Array, routing: Routing, place: object
-) -> Array:
-    """The other steps of a group, from what was kept."""
-    x, *kept = maps
-    features, context = kept if len(kept) == 2 else stages.separate(group, kept[0], place)[:2]
-    return stages.modulate(group, x, features, context, summary, routing, place)
+    return x, embedded, *stages.survey(group, embedded, place)

@@ -12,8 +12,8 @@
             StripedConvolution
           GatedFeedForward
 
-This is the reference, and says what is computed; `seemore_jax.network.implementations` has faster ways to compute
-the residual groups, of which each backend gets its own. Feature maps are (N, H, W, C). The function is that of the
+This is the reference, and says what is computed; `seemore_jax.network.implementations` has faster ways to compute it,
+of which each backend gets its own. Feature maps are (N, H, W, C). The function is that of the
 PyTorch release, to which `seemore_jax.porting` maps every parameter; unlike the release's, it takes any batch and
 any image size. Where a method takes an `Extent`, the image may be smaller than the array that holds it; None is an
 array that is all image.
@@ -113,23 +113,29 @@ class SeemoRe(nnx.Module):
         else:
             lr = repeat_edge(lr, Extent.of(*size))
             extent = Extent.of(*jnp.maximum(size, self.config.min_side))
-        shallow = self.extract(lr, extent)
-        x, routing = chosen_implementation(self.config)(self.groups, shallow, self.config, extent)
-        sr = self.reconstruct(x, shallow, extent)[:, : height * self.config.scale, : width * self.config.scale]
+        sr, routing = chosen_implementation(self.config)(self, lr, extent)
+        sr = sr[:, : height * self.config.scale, : width * self.config.scale]
         return (sr, routing) if return_routing else sr
 
     def extract(self, lr: Float[Array, "n h w 3"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
         """The shallow features of an image."""
-        x = (lr - jnp.asarray(RGB_MEAN, jnp.float32)) * self.config.img_range
-        return self.shallow_features(inside(x, extent))
+        return self.shallow_features(inside(self.center(lr), extent))
 
     def reconstruct(
         self, x: Float[Array, "n h w c"], shallow: Float[Array, "n h w c"], extent: Extent | None = None
     ) -> Float[Array, "n sh sw 3"]:
         """The image, from the features after all groups and those before."""
         x = self.deep_features(inside(self.norm(x), extent)) + shallow
-        x = pixel_shuffle(self.upsampler(inside(x, extent)), self.config.scale)
-        return x.astype(jnp.float32) / self.config.img_range + jnp.asarray(RGB_MEAN, jnp.float32)
+        return self.assemble(self.upsampler(inside(x, extent)))
+
+    def center(self, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
+        """The network's own range of values, around the training images' mean."""
+        return (lr - jnp.asarray(RGB_MEAN, jnp.float32)) * self.config.img_range
+
+    def assemble(self, pixels: Float[Array, "n h w d"]) -> Float[Array, "n sh sw 3"]:
+        """The image, of which `pixels` has d = 3·s² values for each LR pixel; the inverse of `center`."""
+        x = pixel_shuffle(pixels, self.config.scale).astype(jnp.float32)
+        return x / self.config.img_range + jnp.asarray(RGB_MEAN, jnp.float32)
 
 
 class ResidualGroup(nnx.Module):

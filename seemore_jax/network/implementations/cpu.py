@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         GatedFeedForward,
         MixtureOfRankExpertsBlock,
         ResidualGroup,
+        SeemoRe,
         StripedConvolution,
     )
 
@@ -40,21 +41,18 @@ def supports(config: SeemoReConfig) -> bool:
     return config.compute_dtype == "float32" and config.global_kernel_size <= 2 * _MARGIN + 1 and native.available()
 
 
-def apply_groups(
-    groups: Sequence["ResidualGroup"],
-    x: Float[Array, "n h w c"],
-    config: SeemoReConfig,
-    extent: Extent | None = None,
-) -> tuple[Float[Array, "n h w c"], Routing]:
-    """As `plain.apply_groups`."""
-    where = place(x.shape[1:3], config, extent)
+def apply_network(
+    model: "SeemoRe", lr: Float[Array, "n h w 3"], extent: Extent | None = None
+) -> tuple[Float[Array, "n sh sw 3"], Routing]:
+    """As `plain.apply_network`."""
+    where = place(lr.shape[1:3], model.config, extent)
+    shallow = x = extract(model, lr, where)
     routings = []
-    x = enter(x)
-    for group in groups:
-        apply = functools.partial(_residual_group, place=where)
-        x, routing = (jax.checkpoint(apply) if config.rematerialize else apply)(group, x)
+    for group in model.groups:
+        apply_group = functools.partial(_residual_group, place=where)
+        x, routing = (jax.checkpoint(apply_group) if model.config.rematerialize else apply_group)(group, x)
         routings.append(routing)
-    return leave(x, where.width), stack_routings(routings)
+    return reconstruct(model, x, shallow, where), stack_routings(routings)
 
 
 class Place(NamedTuple):
@@ -98,17 +96,30 @@ def leave(x: Float[Array, "n h c p"], width: int) -> Float[Array, "n h w c"]:
     return x[..., :width].swapaxes(2, 3)
 
 
+def extract(model: "SeemoRe", lr: Float[Array, "n h w 3"], place: Place) -> Array:
+    """As `plain.extract`."""
+    return convolution(enter(model.center(lr)), model.shallow_features, place.rows(_AHEAD))
+
+
+def reconstruct(model: "SeemoRe", x: Array, shallow: Array, place: Place) -> Float[Array, "n sh sw 3"]:
+    """As `plain.reconstruct`."""
+    deep = convolution(x, model.deep_features, place.rows(1), norm=model.norm) + shallow
+    return model.assemble(leave(convolution(deep, model.upsampler, place.rows(0)), place.width))
+
+
 def _residual_group(group: "ResidualGroup", x: Array, *, place: Place) -> tuple[Array, Routing]:
-    """In the steps of `Stages`, as strips of an image go through it too."""
+    """Its features and context are kept, as its gradient needs them; `survey` and `modulate` do without."""
     block = group.rank_modulating.mixture_block
-    features, context, total = separate(group, embed(group, x, place), place)
-    count = place.region[3] * place.region[1]
-    routing = block.mixture.route(block.mixture.router.choose(total / count))
-    reduced = reduce(group, context, place)
-    for _ in range(1, block.recursive):
-        reduced = block.reduce(reduced)
-    summary = block.mix_summary(reduced, place.extent)
-    return modulate(group, x, features, context, summary, routing, place), routing
+    embedded = embed(group, x, place)
+    features, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
+    routing = block.mixture.route(block.mixture.router.choose(total / (place.region[3] * place.region[1])))
+    if block.recursive:
+        reduced = _reduced(operation("reduction")(place.region, context, *_taps(block.aggregate)), place)
+    else:
+        reduced = leave(context, place.width)
+    experts = _experts(block, x, summarize(group, reduced, place), routing)
+    x = operation("low_rank_experts")(place.region, x, features, context, *experts)
+    return _after_mixture(group, x, place), routing
 
 
 def embed(group: "ResidualGroup", x: Array, place: Place) -> Array:
@@ -117,47 +128,53 @@ def embed(group: "ResidualGroup", x: Array, place: Place) -> Array:
     return convolution(x, local.mixture_block.embed, place.rows(_LOCAL_REACH), norm=local.norm_1)
 
 
-def separate(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Array, Array, Float[Array, "n c"]]:
-    """Local features and context; and the sum of the features over the pixels that count."""
-    return _separate("features_and_context", group, embedded, place.rows(_reach(group)))
-
-
-def survey(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Array, Float[Array, "n c"]]:
-    """Context, and the sum of the features, for the pixels that count."""
-    return _separate("features_sum_and_context", group, embedded, place.rows(0))
-
-
-def _separate(name: str, group: "ResidualGroup", embedded: Array, place: Place) -> Any:
-    block = group.rank_modulating.mixture_block
-    expand, expand_bias = _weights(block.expand)
-    if block.use_shuffle:  # the shuffle of the outputs, done to the weights that make them
-        order = np.arange(expand.shape[1]).reshape(2, -1).T.ravel()
-        expand, expand_bias = expand[:, order], expand_bias[order]
-    return operation(name)(place.region, embedded, expand, expand_bias, *_striped_weights(block.local))
-
-
-def reduce(group: "ResidualGroup", context: Array, place: Place) -> Float[Array, "n h2 w2 c"]:
-    """The context after the first of its reductions, if it has any; from here on, the plain network goes on."""
-    block = group.rank_modulating.mixture_block
+def survey(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Float[Array, "n c"], Array]:
+    """As `plain.survey`."""
+    block, place = group.rank_modulating.mixture_block, place.rows(0)
     if not block.recursive:
-        return leave(context, place.width)
-    reduced = operation("reduction")(place.region, context, *_taps(block.aggregate))
+        _, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
+        return total, leave(context, place.width)
+    arrays = *_separating(block), *_taps(block.aggregate)
+    total, reduced = operation("survey")(place.region, embedded, *arrays)
+    return total, _reduced(reduced, place)
+
+
+def _reduced(reduced: Array, place: Place) -> Float[Array, "n h2 w2 c"]:
+    """The context after the first of its reductions: from here on, the plain network goes on."""
     return gelu(leave(reduced, place.width // 4))
+
+
+def summarize(group: "ResidualGroup", reduced: Float[Array, "n h w c"], place: Place) -> Float[Array, "n h2 c p"]:
+    """As `plain.summarize`; resized along the rows, and the kernels do it along the columns."""
+    block = group.rank_modulating.mixture_block
+    for _ in range(1, block.recursive):
+        reduced = block.reduce(reduced)
+    summary = block.mix_summary(reduced, place.extent)
+    if place.extent is None:
+        shape = (*summary.shape[:2], place.width, summary.shape[3])
+        return enter(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
+    small = place.extent.reduced(block.recursive)
+    return enter(resize_axis(summary, 2, place.width, small.width, place.extent.width, jnp.int32(0)))
 
 
 def modulate(
     group: "ResidualGroup",
     x: Array,
-    features: Array,
-    context: Array,
-    summary: Float[Array, "n h2 w2 c"],
+    embedded: Array,
+    summary: Float[Array, "n h2 c p"],
     routing: Routing,
     place: Place,
 ) -> Array:
     """All that comes after the routing; each step on as many rows as those after it see."""
+    block = group.rank_modulating.mixture_block
+    arrays = *_separating(block), *_experts(block, x, summary, routing)
+    region = place.rows(_reach(group)).region
+    return _after_mixture(group, operation("low_rank_experts_of_embedded")(region, x, embedded, *arrays), place)
+
+
+def _after_mixture(group: "ResidualGroup", x: Array, place: Place) -> Array:
+    """From the mixture of experts on: a feed-forward, and the spatial modulating expert."""
     local, wide = group.rank_modulating, group.spatial_modulating
-    resized = _resize_columns(local.mixture_block, summary, place)
-    x = _mix(local.mixture_block, x, features, context, resized, routing, place.rows(_reach(group)))
     x = _gated_feed_forward(local.norm_2, local.feed_forward, x, place.rows(_reach(group) - 1))
     enhancement = wide.enhancement
     expand, expand_bias = _after_norm(wide.norm_1, enhancement.to_query_value)
@@ -179,16 +196,19 @@ def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, 
     )
 
 
-def _mix(
-    block: "MixtureOfRankExpertsBlock",
-    x: Array,
-    features: Array,
-    context: Array,
-    summary: Array,
-    routing: Routing,
-    place: Place,
-) -> Array:
-    """x + MoRE(LN(x))."""
+def _separating(block: "MixtureOfRankExpertsBlock") -> tuple[Array, ...]:
+    """The weights that make features and context of the embedded input."""
+    expand, expand_bias = _weights(block.expand)
+    if block.use_shuffle:  # the shuffle of the outputs, done to the weights that make them
+        order = np.arange(expand.shape[1]).reshape(2, -1).T.ravel()
+        expand, expand_bias = expand[:, order], expand_bias[order]
+    return expand, expand_bias, *_striped_weights(block.local)
+
+
+def _experts(
+    block: "MixtureOfRankExpertsBlock", x: Array, summary: Float[Array, "n h2 c p"], routing: Routing
+) -> tuple[Array, ...]:
+    """The summary, and the weights of x + MoRE(LN(x)), as the experts' kernels take them."""
     weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
     expert = block.mixture.gathered(routing.experts)
     # The k experts of an image side by side are one of k times the rank; project(features + up(low)) is one map.
@@ -198,11 +218,7 @@ def _mix(
     project, project_bias = _weights(block.project)
     product = functools.partial(jnp.matmul, precision="highest")
     out = jnp.concatenate([jnp.broadcast_to(project, (x.shape[0], *project.shape)), product(up, project)], axis=1)
-    return operation("low_rank_experts")(
-        place.region,
-        x,
-        features,
-        context,
+    return (
         summary,
         from_features,
         expert.from_features_bias.reshape(x.shape[0], -1),
@@ -216,17 +232,6 @@ def _mix(
 def _side_by_side(kernels: Float[Array, "n k c r"]) -> Float[Array, "n c kr"]:
     n, k, c, r = kernels.shape
     return kernels.transpose(0, 2, 1, 3).reshape(n, c, k * r)
-
-
-def _resize_columns(
-    block: "MixtureOfRankExpertsBlock", summary: Float[Array, "n h2 w2 c"], place: Place
-) -> Float[Array, "n h2 c p"]:
-    """The summary, resized along the rows' direction; the kernel of the experts does it along the columns'."""
-    if place.extent is None:
-        shape = (*summary.shape[:2], place.width, summary.shape[3])
-        return enter(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
-    small = place.extent.reduced(block.recursive)
-    return enter(resize_axis(summary, 2, place.width, small.width, place.extent.width, jnp.int32(0)))
 
 
 def convolution(x: Array, layer: nnx.Conv, place: Place, norm: nnx.LayerNorm | None = None) -> Float[Array, "n h o p"]:
@@ -311,12 +316,11 @@ def _outputs(name: str, arrays: Sequence[Array]) -> Any:
     x = arrays[0]
     n, height, channels, pitch = x.shape
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    total, reduced = shape((n, channels)), shape((n, height // 4, channels, pitch // 4))
     if name == "convolution":
         return shape((n, height, arrays[-1].shape[0], pitch))
     if name == "features_and_context":
-        return shape(x.shape), shape(x.shape), shape((n, channels))
-    if name == "features_sum_and_context":
-        return shape(x.shape), shape((n, channels))
-    if name == "reduction":
-        return shape((n, height // 4, channels, pitch // 4))
-    return shape(x.shape)
+        return shape(x.shape), shape(x.shape), total
+    if name == "survey":
+        return total, reduced
+    return reduced if name == "reduction" else shape(x.shape)

@@ -1,9 +1,9 @@
-"""The residual groups one after the other, each as it reads in `seemore_jax.network.seemore`: the reference.
+"""The network as it reads in `seemore_jax.network.seemore`, one residual group after the other: the reference.
 
 Below, the same in the steps of `Stages`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -15,7 +15,20 @@ from seemore_jax.network.extent import Extent, inside, total
 from seemore_jax.network.routing import Routing
 
 if TYPE_CHECKING:
-    from seemore_jax.network.seemore import ResidualGroup
+    from seemore_jax.network.seemore import ResidualGroup, SeemoRe
+
+
+def apply_network(
+    model: "SeemoRe",
+    lr: Float[Array, "n h w 3"],
+    extent: Extent | None = None,
+    *,
+    groups: Callable[..., tuple[Array, Routing]] | None = None,
+) -> tuple[Float[Array, "n sh sw 3"], Routing]:
+    """The image, and the routing with a `groups` axis; with residual groups as `groups` applies them."""
+    shallow = model.extract(lr, extent)
+    x, routing = (groups or apply_groups)(model.groups, shallow, model.config, extent)
+    return model.reconstruct(x, shallow, extent), routing
 
 
 def apply_groups(
@@ -43,15 +56,9 @@ def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent) -> Exte
     return extent
 
 
-def enter(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-    """The layout of this implementation: that of the network."""
-    return x
-
-
-def leave(x: Float[Array, "n h w c"], width: int) -> Float[Array, "n h w c"]:
-    """The inverse of `enter`."""
-    del width
-    return x
+def extract(model: "SeemoRe", lr: Float[Array, "n h w 3"], extent: Extent) -> Array:
+    """The shallow features."""
+    return model.extract(lr, extent)
 
 
 def embed(group: "ResidualGroup", x: Array, extent: Extent) -> Array:
@@ -60,37 +67,42 @@ def embed(group: "ResidualGroup", x: Array, extent: Extent) -> Array:
     return local.mixture_block.embed(inside(local.norm_1(x), extent))
 
 
-def separate(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[Array, Array, Float[Array, "n c"]]:
-    """Local features and context; and the sum of the features over the pixels that count."""
-    features, context = group.rank_modulating.mixture_block.separate(embedded, extent)
-    return features, context, total(features, extent)
+def survey(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[Float[Array, "n c"], Array]:
+    """What the routing takes: the sum of the features over the pixels that count, and the context.
 
-
-def survey(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[Array, Float[Array, "n c"]]:
-    """Context, and the sum of the features, for the pixels that count."""
-    return separate(group, embedded, extent)[1:]
-
-
-def reduce(group: "ResidualGroup", context: Array, extent: Extent) -> Float[Array, "n h2 w2 c"]:
-    """The context after the first of its reductions, if it has any."""
-    del extent
+    The context is what its first reduction leaves of it, if it has any: (N, H/4, W/4, C).
+    """
     block = group.rank_modulating.mixture_block
-    return block.reduce(context) if block.recursive else context
+    features, context = block.separate(embedded, extent)
+    return total(features, extent), block.reduce(context) if block.recursive else context
+
+
+def summarize(group: "ResidualGroup", reduced: Float[Array, "n h w c"], extent: Extent) -> Array:
+    """The context's summary as `modulate` takes it, from what `survey` left of the whole image's context."""
+    block = group.rank_modulating.mixture_block
+    for _ in range(1, block.recursive):
+        reduced = block.reduce(reduced)
+    return block.mix_summary(reduced, extent)
 
 
 def modulate(
     group: "ResidualGroup",
     x: Array,
-    features: Array,
-    context: Array,
-    summary: Float[Array, "n h2 w2 c"],
+    embedded: Array,
+    summary: Array,
     routing: Routing,
     extent: Extent,
 ) -> Array:
-    """All that comes after the routing."""
+    """All that comes after the routing, for which features and context are made once more."""
     local = group.rank_modulating
     block = local.mixture_block
+    features, context = block.separate(embedded, extent)
     context = context + block.resize_summary(summary, context.shape[1:3], extent)
     x = x + block.project(block.mixture.mix(features, context, routing))
     x = x + local.feed_forward(local.norm_2(x), extent)
     return group.spatial_modulating(x, extent)
+
+
+def reconstruct(model: "SeemoRe", x: Array, shallow: Array, extent: Extent) -> Float[Array, "n sh sw 3"]:
+    """The image, from the features after all groups and those before."""
+    return model.reconstruct(x, shallow, extent)

@@ -5,6 +5,7 @@ tiles fit, where (N, H, W, C) would fill 36 or 64 of 128 lanes. The router and t
 to XLA. The groups are one `lax.scan`: compiled once, whatever their number.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,9 @@ def apply_groups(
         step = jax.checkpoint(step, prevent_cse=False)  # nothing is merged across the loop of a scan
     maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), image), weights)
     return from_map(maps, image), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
+
+
+apply_network = functools.partial(plain.apply_network, groups=apply_groups)  # its head and tail are XLA's
 
 
 def apply_group(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:

@@ -27,7 +27,7 @@ needs_kernels = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is
 def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: str) -> Any:
     """Output, routing and the gradients of all parameters and of the input, under one implementation."""
     config = dataclasses.replace(config, implementation=implementation)
-    expected = {"cpu": cpu.apply_groups, "plain": plain.apply_groups}[implementation]
+    expected = {"cpu": cpu.apply_network, "plain": plain.apply_network}[implementation]
     assert implementations.chosen_implementation(config) is expected
     graph, parameters = nnx.split(SeemoRe(config, rngs=nnx.Rngs(3)))
 
@@ -71,9 +71,9 @@ def test_values_and_gradients_are_those_of_the_plain_network(fields: dict[str, A
 @needs_kernels
 def test_the_kernels_are_what_a_cpu_gets() -> None:
     config = dataclasses.replace(SMALL, implementation="auto")
-    assert implementations.chosen_implementation(config) is cpu.apply_groups
+    assert implementations.chosen_implementation(config) is cpu.apply_network
     half = dataclasses.replace(config, compute_dtype="bfloat16")
-    assert implementations.chosen_implementation(half) is not cpu.apply_groups
+    assert implementations.chosen_implementation(half) is not cpu.apply_network
 
 
 @needs_kernels
@@ -116,7 +116,7 @@ def test_without_a_compiler_the_plain_network_is_used_and_said(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with caplog.at_level(logging.WARNING):
-        assert implementations.chosen_implementation(SMALL) is not cpu.apply_groups
+        assert implementations.chosen_implementation(SMALL) is not cpu.apply_network
     (record,) = caplog.records
     assert "install a C++ compiler" in record.getMessage()
     assert "\n" not in record.getMessage()

@@ -34,7 +34,8 @@ _FLAGS = [
 # What each source file defines. The gradients are called KERNEL_backward.
 KERNELS = {
     "rank_modulating": (
-        *("convolution", "features_and_context", "features_sum_and_context", "low_rank_experts", "reduction"),
+        *("convolution", "features_and_context", "survey", "reduction"),
+        *("low_rank_experts", "low_rank_experts_of_embedded"),
     ),
     "spatial_modulating": ("gated_feed_forward", "spatial_enhancement"),
 }

@@ -1,6 +1,8 @@
 // The kernels as XLA calls them: their arrays, where the image is in them, and sums over strips of it.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <array>
 #include <vector>
 
@@ -36,6 +38,17 @@ struct Array {
   }
 };
 
+// Asks for large pages where the array has no memory yet: XLA allocates arrays anew for every call, and to get memory
+// in small pages takes longer than to compute what is put there.
+inline void use_large_pages(const Array& array) {
+#ifdef MADV_HUGEPAGE
+  constexpr size_t page = 1 << 21;
+  size_t begin = reinterpret_cast<size_t>(array.data) / page * page;
+  size_t size = reinterpret_cast<size_t>(array.data + array.count()) - begin;
+  if (size >= 4 * page) madvise(reinterpret_cast<void*>(begin), size, MADV_HUGEPAGE);
+#endif
+}
+
 class Call {
  public:
   Call(ffi::ThreadPool& pool, ffi::RemainingArgs& inputs, ffi::RemainingRets& outputs)
@@ -58,6 +71,7 @@ class Call {
     for (size_t i = 0; i < count; ++i) {
       auto buffer = *outputs_.get<ffi::Buffer<ffi::F32>>(i);
       all[i] = {buffer->typed_data(), buffer->dimensions()};
+      use_large_pages(all[i]);
     }
     return all;
   }
@@ -66,9 +80,9 @@ class Call {
     return {map.dim(0), map.dim(1), map.dim(2), map.dim(3), region.height, region.width};
   }
 
-  // Of the rows to be computed.
-  std::vector<Strip> strips(const Shape& shape) const {
-    return seemore::strips(shape.images, region.from, region.until, kForwardRows);
+  // Of the rows to be computed; each but the last a multiple of so many.
+  std::vector<Strip> strips(const Shape& shape, int multiple = 1) const {
+    return seemore::strips(shape.images, region.from, region.until, kForwardRows, multiple);
   }
 
   ffi::ThreadPool& pool;

@@ -15,6 +15,13 @@ inline Convolution convolution_of(const Call& call, const Array& x, const Array&
                      bias.data);
 }
 
+inline FeaturesAndContext features_and_context_of(const Call& call, const Array& x, const Array& expand,
+                                                  const Array& expand_bias, const Array& row, const Array& row_bias,
+                                                  const Array& column, const Array& column_bias) {
+  return FeaturesAndContext(call.shape(x), call.region.begin, call.region.end, expand.data, expand_bias.data,
+                            striped_of(row, row_bias, column, column_bias));
+}
+
 // The experts of each image.
 inline std::vector<LowRankExperts> experts_of(const Call& call, const Array& x, const Array& summary, const Array& wf,
                                               const Array& bf, const Array& wc, const Array& bc, const Array& wo,

@@ -16,41 +16,44 @@ struct FeaturesAndContext {
       : shape(shape), begin(begin), end(end), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
         unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)) {}
 
-  // `pooled` gets the sum of the strip's features; `features` may be null.
-  void forward(const Strip& strip, const float* x, float* features, float* context, float* pooled) const {
-    Scratch& scratch = Scratch::of_thread();
+  // Writes a strip's rows to lines that `features` and `context` give for (row, channel), and calls done(row) when both
+  // are there; the context is ahead by reach() rows. `pooled` gets the sum of the features that count.
+  template <class Line, class OtherLine, class Done>
+  void forward(const Strip& strip, const float* x, Scratch& scratch, Line&& features, OtherLine&& context,
+               float* pooled, Done&& done) const {
     int channels = shape.channels, pitch = shape.pitch, reach = striped.reach(), first = strip.begin - reach;
     Rows input(scratch, 0, 1, channels, pitch), local(scratch, 0, 1, channels, pitch);
-    Rows between(scratch, first, 2 * reach + 1, channels, pitch), unkept(scratch, 0, 1, 1, pitch);
-    for (int row = first; row < strip.end + reach; ++row) {
-      if (shape.has(row)) {
-        size_t line = shape.line(strip.image, row, 0);
-        bool mine = row >= strip.begin && row < strip.end;
+    Rows between(scratch, first, 2 * reach + 1, channels, pitch);
+    for (int ahead = first; ahead < strip.end + reach; ++ahead) {
+      if (shape.has(ahead)) {
+        const float* from = x + shape.line(strip.image, ahead, 0);
+        bool mine = ahead >= strip.begin && ahead < strip.end;
         for (int c = 0; c < channels; ++c)
-          for (int w = 0; w < pitch; w += kLanes) store(input.line(0, c) + w, gelu(load(x + line + c * pitch + w)));
+          for (int w = 0; w < pitch; w += kLanes) store(input.line(0, c) + w, gelu(load(from + c * pitch + w)));
         expanding.apply(input.line(0, 0), input.stride(), pitch, [&](int o, int w, Vec v) {
           if (o < channels)
             store(local.line(0, o) + w, v);
           else if (mine)
-            store(context + line + (o - channels) * pitch + w, v);
+            store(context(ahead, o - channels) + w, v);
         });
         local.clear_from(0, shape.width);
-        striped.apply_row(local, 0, between, row, pitch);
+        striped.apply_row(local, 0, between, ahead, pitch);
       } else {
-        between.clear(row);
+        between.clear(ahead);
       }
-      int done = row - reach;
-      if (done < strip.begin) continue;
+      int row = ahead - reach;
+      if (row < strip.begin) continue;
       for (int c = 0; c < channels; ++c) {
-        float* to = features ? features + shape.line(strip.image, done, c) : unkept.line(0, 0);
+        float* to = features(row, c);
         for (int w = 0; w < pitch; w += kLanes)
-          store(to + w, gelu(striped.column_bias[c] + striped.column(between, done, c, w, false)));
+          store(to + w, gelu(striped.column_bias[c] + striped.column(between, row, c, w, false)));
         std::fill(to + shape.width, to + pitch, 0.0f);
-        if (done < begin || done >= end) continue;
+        if (row < begin || row >= end) continue;
         Vec total{};
         for (int w = 0; w < pitch; w += kLanes) total += load(to + w);
         pooled[c] += sum(total);
       }
+      done(row);
     }
   }
 
@@ -142,14 +145,15 @@ struct LowRankExperts {
         unout(Linear::transposed(shape.channels + rank, shape.channels, out)) {}
 
   // context + summary of one row; half-pixel centres, edges repeated.
-  void calibrate(int image, int row, const float* context, const float* summary, Rows& to, int to_row) const {
+  void calibrate(int image, int row, const float* context, ptrdiff_t stride, const float* summary, Rows& to,
+                 int to_row) const {
     const Shape& small = summary_shape;
     double position = (first_row + row + 0.5) * small.height / image_height - 0.5;
     position = std::clamp(position, 0.0, small.height - 1.0);
     int above = static_cast<int>(position), below = std::min(above + 1, small.height - 1);
     float share = static_cast<float>(position - above);
     for (int c = 0; c < shape.channels; ++c) {
-      const float* from = context + shape.line(image, row, c);
+      const float* from = context + c * stride;
       const float *upper = summary + small.line(image, above, c), *lower = summary + small.line(image, below, c);
       for (int w = 0; w < shape.pitch; w += kLanes)
         store(to.line(to_row, c) + w,
@@ -157,11 +161,26 @@ struct LowRankExperts {
     }
   }
 
-  std::vector<const float*> joined(const float* features, Rows& low_rank, int row) const {
-    std::vector<const float*> lines;
-    for (int c = 0; c < shape.channels; ++c) lines.push_back(features + c * shape.pitch);
-    for (int r = 0; r < rank; ++r) lines.push_back(low_rank.line(row, r));
-    return lines;
+  // One row of the result, from lines of features and context that are `stride` apart.
+  void forward(int image, int row, const float* x, const float* features, ptrdiff_t features_stride,
+               const float* context, ptrdiff_t context_stride, const float* summary, Rows& calibrated, Rows& low_rank,
+               float* result) const {
+    int pitch = shape.pitch;
+    size_t line = shape.line(image, row, 0);
+    calibrate(image, row, context, context_stride, summary, calibrated, 0);
+    from_features.apply(features, features_stride, pitch,
+                        [&](int r, int w, Vec v) { store(low_rank.line(0, r) + w, v); });
+    from_context.apply(calibrated.line(0, 0), calibrated.stride(), pitch, [&](int r, int w, Vec v) {
+      float* at = low_rank.line(0, r) + w;
+      store(at, load(at) * v);
+    });
+    std::vector<const float*> joined;
+    for (int c = 0; c < shape.channels; ++c) joined.push_back(features + c * features_stride);
+    for (int r = 0; r < rank; ++r) joined.push_back(low_rank.line(0, r));
+    out.apply(joined.data(), pitch, [&](int o, int w, Vec v) {
+      size_t at = line + o * pitch + w;
+      store(result + at, load(x + at) + v);
+    });
   }
 
   void forward(const Strip& strip, const float* x, const float* features, const float* context, const float* summary,
@@ -171,18 +190,25 @@ struct LowRankExperts {
     Rows calibrated(scratch, 0, 1, shape.channels, pitch), low_rank(scratch, 0, 1, rank, pitch);
     for (int row = strip.begin; row < strip.end; ++row) {
       size_t line = shape.line(strip.image, row, 0);
-      calibrate(strip.image, row, context, summary, calibrated, 0);
-      from_features.apply(features + line, pitch, pitch,
-                          [&](int r, int w, Vec v) { store(low_rank.line(0, r) + w, v); });
-      from_context.apply(calibrated.line(0, 0), calibrated.stride(), pitch, [&](int r, int w, Vec v) {
-        float* at = low_rank.line(0, r) + w;
-        store(at, load(at) * v);
-      });
-      out.apply(joined(features + line, low_rank, 0).data(), pitch, [&](int o, int w, Vec v) {
-        size_t at = line + o * pitch + w;
-        store(result + at, load(x + at) + v);
-      });
+      forward(strip.image, row, x, features + line, pitch, context + line, pitch, summary, calibrated, low_rank, result);
     }
+  }
+
+  // With features and context that `separate` makes from the embedded input.
+  void forward(const Strip& strip, const float* x, const FeaturesAndContext& separate, const float* embedded,
+               const float* summary, float* result) const {
+    Scratch& scratch = Scratch::of_thread();
+    int pitch = shape.pitch, channels = shape.channels;
+    Rows calibrated(scratch, 0, 1, channels, pitch), low_rank(scratch, 0, 1, rank, pitch);
+    Rows features(scratch, 0, 1, channels, pitch);
+    Rows context(scratch, strip.begin, separate.striped.reach() + 1, channels, pitch);
+    std::vector<float> unused(channels);
+    separate.forward(
+        strip, embedded, scratch, [&](int, int c) { return features.line(0, c); },
+        [&](int row, int c) { return context.line(row, c); }, unused.data(), [&](int row) {
+          forward(strip.image, row, x, features.line(0, 0), features.stride(), context.line(row, 0), context.stride(),
+                  summary, calibrated, low_rank, result);
+        });
   }
 
   struct Gradients {
@@ -198,7 +224,7 @@ struct LowRankExperts {
     Rows by_features(scratch, begin, rows, rank, pitch), by_context(scratch, begin, rows, rank, pitch);
     for (int row = begin; row < strip.end; ++row) {
       size_t line = shape.line(strip.image, row, 0);
-      calibrate(strip.image, row, context, summary, calibrated, row);
+      calibrate(strip.image, row, context + line, pitch, summary, calibrated, row);
       from_features.apply(features + line, pitch, pitch,
                           [&](int r, int w, Vec v) { store(by_features.line(row, r) + w, v); });
       from_context.apply(calibrated.line(row, 0), calibrated.stride(), pitch, [&](int r, int w, Vec v) {
@@ -256,14 +282,15 @@ struct Reduction {
     return {shape.images, shape.rows / 4, shape.channels, shape.pitch / 4, shape.height / 4, shape.width / 4};
   }
 
-  // One row of the output.
-  void forward(int image, int row, const float* x, const float* bias, float* out) const {
-    float* products = Scratch::of_thread().take(shape.pitch);
+  // One row of the output, from lines that `line` gives for (row, channel) of the input; `products` has room for one.
+  template <class Line>
+  void forward(int image, int row, Line&& line, const float* bias, float* products, float* out) const {
     for (int c = 0; c < shape.channels; ++c) {
       Vec filter[4] = {pattern(0, c), pattern(1, c), pattern(2, c), pattern(3, c)};
+      const float* lines[4] = {line(4 * row, c), line(4 * row + 1, c), line(4 * row + 2, c), line(4 * row + 3, c)};
       for (int w = 0; w < shape.pitch; w += kLanes) {
         Vec total{};
-        for (int i = 0; i < 4; ++i) total += filter[i] * load(x + shape.line(image, 4 * row + i, c) + w);
+        for (int i = 0; i < 4; ++i) total += filter[i] * load(lines[i] + w);
         store(products + w, total);
       }
       float* to = out + small().line(image, row, c);

@@ -16,28 +16,44 @@ void convolution(const Call& call) {
   clear_beyond(op.shape, out);
 }
 
-void separate(const Call& call, float* features, const Array& context, const Array& pooled) {
+void features_and_context(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias] = call.inputs<7>();
-  FeaturesAndContext op(call.shape(x), call.region.begin, call.region.end, w.data, b.data,
-                        striped_of(row, row_bias, column, column_bias));
+  auto [features, context, pooled] = call.outputs<3>();
+  auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
   auto work = call.strips(op.shape);
   Sums sums({pooled}, work, true);
-  for_each_task(call.pool, work.size(),
-                [&, x = x](int i) { op.forward(work[i], x.data, features, context.data, sums.of(i, 0)); });
+  for_each_task(call.pool, work.size(), [&, x = x, features = features, context = context](int i) {
+    auto line = [&](const Array& map) {
+      return [&op, image = work[i].image, data = map.data](int row, int c) { return data + op.shape.line(image, row, c); };
+    };
+    op.forward(work[i], x.data, Scratch::of_thread(), line(features), line(context), sums.of(i, 0), [](int) {});
+  });
   sums.finish();
+  clear_beyond(op.shape, features);
   clear_beyond(op.shape, context);
 }
 
-void features_and_context(const Call& call) {
-  auto [features, context, pooled] = call.outputs<3>();
-  separate(call, features.data, context, pooled);
-  clear_beyond(call.shape(features), features);
-}
-
-// Without the features themselves.
-void features_sum_and_context(const Call& call) {
-  auto [context, pooled] = call.outputs<2>();
-  separate(call, nullptr, context, pooled);
+// Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. Rows that
+// count have to begin where four rows of the context become one.
+void survey(const Call& call) {
+  auto [x, w, b, row, row_bias, column, column_bias, taps, bias] = call.inputs<9>();
+  auto [pooled, reduced] = call.outputs<2>();
+  auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
+  Reduction reduction{op.shape, taps.data};
+  auto work = call.strips(op.shape, 4);
+  Sums sums({pooled}, work, true);
+  for_each_task(call.pool, work.size(), [&, x = x, bias = bias, reduced = reduced](int i) {
+    Scratch& scratch = Scratch::of_thread();
+    int channels = op.shape.channels, pitch = op.shape.pitch, image = work[i].image;
+    Rows features(scratch, 0, 1, channels, pitch);
+    Rows context(scratch, work[i].begin, 4 + op.striped.reach(), channels, pitch);
+    float* products = scratch.take(pitch);
+    auto line = [&](int row, int c) { return context.line(row, c); };
+    op.forward(work[i], x.data, scratch, [&](int, int c) { return features.line(0, c); }, line, sums.of(i, 0), [&](int row) {
+      if (row % 4 == 3) reduction.forward(image, row / 4, line, bias.data, products, reduced.data);
+    });
+  });
+  sums.finish();
 }
 
 void low_rank_experts(const Call& call) {
@@ -52,21 +68,38 @@ void low_rank_experts(const Call& call) {
   clear_beyond(experts[0].shape, out);
 }
 
+// The same from the embedded input, without features and context ever being in memory as a whole.
+void low_rank_experts_of_embedded(const Call& call) {
+  auto [x, embedded, w, b, row, row_bias, column, column_bias, summary, wf, bf, wc, bc, wo, bo] = call.inputs<15>();
+  auto [out] = call.outputs<1>();
+  auto separate = features_and_context_of(call, embedded, w, b, row, row_bias, column, column_bias);
+  auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
+  auto work = call.strips(separate.shape);
+  for_each_task(call.pool, work.size(),
+                [&, x = x, embedded = embedded, summary = summary, out = out](int i) {
+                  experts[work[i].image].forward(work[i], x.data, separate, embedded.data, summary.data, out.data);
+                });
+  clear_beyond(separate.shape, out);
+}
+
 void reduction(const Call& call) {
   auto [x, taps, bias] = call.inputs<3>();
   auto [out] = call.outputs<1>();
   Reduction op{call.shape(x), taps.data};
   int rows = op.shape.height / 4;
   for_each_task(call.pool, op.shape.images * rows, [&, x = x, bias = bias, out = out](int i) {
-    op.forward(i / rows, i % rows, x.data, bias.data, out.data);
+    auto line = [&](int row, int c) { return x.data + op.shape.line(i / rows, row, c); };
+    float* products = Scratch::of_thread().take(op.shape.pitch);
+    op.forward(i / rows, i % rows, line, bias.data, products, out.data);
   });
   clear_beyond(op.small(), out);
 }
 
 SEEMORE_KERNEL(convolution);
 SEEMORE_KERNEL(features_and_context);
-SEEMORE_KERNEL(features_sum_and_context);
+SEEMORE_KERNEL(survey);
 SEEMORE_KERNEL(low_rank_experts);
+SEEMORE_KERNEL(low_rank_experts_of_embedded);
 SEEMORE_KERNEL(reduction);
 
 }  // namespace seemore

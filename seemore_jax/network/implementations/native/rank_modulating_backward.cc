@@ -23,8 +23,7 @@ void convolution_backward(const Call& call) {
 void features_and_context_backward(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias, dfeatures, dcontext, dpooled] = call.inputs<10>();
   auto [dx, dw, db, drow, drow_bias, dcolumn, dcolumn_bias] = call.outputs<7>();
-  FeaturesAndContext op(call.shape(x), call.region.begin, call.region.end, w.data, b.data,
-                        striped_of(row, row_bias, column, column_bias));
+  auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
   auto work = strips(op.shape, kBackwardRows);
   Sums sums({dw, db, drow, drow_bias, dcolumn, dcolumn_bias}, work);
   for_each_task(call.pool, work.size(),

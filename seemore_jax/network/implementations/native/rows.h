@@ -102,10 +102,11 @@ struct Strip {
 };
 
 // Those of rows from … until - 1.
-inline std::vector<Strip> strips(int images, int from, int until, int most_rows) {
+inline std::vector<Strip> strips(int images, int from, int until, int most_rows, int multiple = 1) {
   int height = until - from, pieces = (height + most_rows - 1) / most_rows;
   if (images == 1 && pieces > 1) pieces += pieces % 2;  // two threads share an even number alike
   int rows = (height + pieces - 1) / pieces;
+  rows = (rows + multiple - 1) / multiple * multiple;
   std::vector<Strip> all;
   for (int image = 0; image < images; ++image)
     for (int begin = from; begin < until; begin += rows)
