@@ -1,12 +1,15 @@
 """MATLAB's `imresize`, by which the field makes its low-resolution images."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import UInt
 
 from seemore_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 
 def imresize(image: UInt[np.ndarray, "h w *c"], scale: float) -> UInt[np.ndarray, "h2 w2 *c"]:
@@ -43,8 +46,10 @@ def _resize_rows(image: np.ndarray, scale: float) -> np.ndarray:
     return rounded.reshape(-1, *image.shape[1:])
 
 
-def _resize_matrix(length: int, scale: float) -> scipy.sparse.csr_array:
+def _resize_matrix(length: int, scale: float) -> "scipy.sparse.csr_array":
     """The (new length, length) matrix of a resize along one axis."""
+    import scipy.sparse  # here, since most commands start without it, and sooner
+
     new_length = max(1, math.ceil(scale * length - 1e-9))  # 70 · 0.1 is 7, not a little more
     shrink = min(scale, 1.0)
     support = 4 / shrink

@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float64, UInt8
-from skimage.metrics import structural_similarity
 
 from seemore_jax.errors import InputError
 
@@ -46,6 +45,8 @@ def ssim(
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
     """
+    from skimage.metrics import structural_similarity  # takes a while, and only an evaluation needs it
+
     sr_values, hr_values = _prepare(sr, hr, shave, y_channel, minimum=_SSIM_WINDOW)
     return float(
         structural_similarity(

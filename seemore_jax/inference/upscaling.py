@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.ndimage
 from jaxtyping import Bool, Float32, UInt
 
 from seemore_jax.data.images import to_8_bits
@@ -186,5 +185,7 @@ def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h 
     """Gives each invisible pixel the colour of the nearest visible one: what is stored there is arbitrary."""
     if visible.all() or not visible.any():
         return color
+    import scipy.ndimage  # takes a while, and few images are transparent
+
     rows, columns = scipy.ndimage.distance_transform_edt(~visible, return_distances=False, return_indices=True)
     return color[rows, columns]

@@ -47,10 +47,12 @@ def apply_network(
     """As `plain.apply_network`."""
     where = place(lr.shape[1:3], model.config, extent)
     shallow = x = extract(model, lr, where)
+    # All groups are one function, so that it is traced once.
+    traced_once = jax.jit(functools.partial(_residual_group, width=where.width))
+    apply_group = jax.checkpoint(traced_once) if model.config.rematerialize else traced_once
     routings = []
     for group in model.groups:
-        apply_group = functools.partial(_residual_group, place=where)
-        x, routing = (jax.checkpoint(apply_group) if model.config.rematerialize else apply_group)(group, x)
+        x, routing = apply_group(group, x, where.extent, where.region)
         routings.append(routing)
     return reconstruct(model, x, shallow, where), stack_routings(routings)
 
@@ -107,8 +109,11 @@ def reconstruct(model: "SeemoRe", x: Array, shallow: Array, place: Place) -> Flo
     return model.assemble(leave(convolution(deep, model.upsampler, place.rows(0)), place.width))
 
 
-def _residual_group(group: "ResidualGroup", x: Array, *, place: Place) -> tuple[Array, Routing]:
+def _residual_group(
+    group: "ResidualGroup", x: Array, extent: Extent | None, region: Array, *, width: int
+) -> tuple[Array, Routing]:
     """Its features and context are kept, as its gradient needs them; `survey` and `modulate` do without."""
+    place = Place(width, extent, region)
     block = group.rank_modulating.mixture_block
     embedded = embed(group, x, place)
     features, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
@@ -134,6 +139,7 @@ def survey(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Float
     if not block.recursive:
         _, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
         return total, leave(context, place.width)
+    native.prepare("strips")
     arrays = *_separating(block), *_taps(block.aggregate)
     total, reduced = operation("survey")(place.region, embedded, *arrays)
     return total, _reduced(reduced, place)
@@ -166,6 +172,7 @@ def modulate(
     place: Place,
 ) -> Array:
     """All that comes after the routing; each step on as many rows as those after it see."""
+    native.prepare("strips")
     block = group.rank_modulating.mixture_block
     arrays = *_separating(block), *_experts(block, x, summary, routing)
     region = place.rows(_reach(group)).region
@@ -280,7 +287,7 @@ def operation(name: str) -> Callable[..., Any]:
         return call(region, *arrays), (region, *arrays)
 
     def backward(inputs: tuple[Array, ...], gradients: Any) -> tuple[Array | None, ...]:
-        native.prepare_gradients()
+        native.prepare("gradients")
         region, *arrays = inputs
         gradients = jax.tree.leaves(gradients)
         if name == "low_rank_experts":

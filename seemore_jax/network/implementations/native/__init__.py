@@ -31,17 +31,16 @@ _FLAGS = [
     *("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     *("-fPIC", "-shared", "-fvisibility=hidden"),
 ]
-# What each source file defines. The gradients are called KERNEL_backward.
-KERNELS = {
-    "rank_modulating": (
-        *("convolution", "features_and_context", "survey", "reduction"),
-        *("low_rank_experts", "low_rank_experts_of_embedded"),
-    ),
-    "spatial_modulating": ("gated_feed_forward", "spatial_enhancement"),
-}
-GRADIENTS = {
-    "rank_modulating_backward": ("convolution", "features_and_context", "low_rank_experts", "reduction"),
-    "spatial_modulating_backward": ("gated_feed_forward", "spatial_enhancement"),
+# What each source file defines; only those of "always" are compiled before they are needed.
+_RANK = ("convolution", "features_and_context", "low_rank_experts", "reduction")
+_SPATIAL = ("gated_feed_forward", "spatial_enhancement")
+KERNELS: dict[str, dict[str, Sequence[str]]] = {
+    "always": {"rank_modulating": _RANK, "spatial_modulating": _SPATIAL},
+    "strips": {"strips": ("survey", "low_rank_experts_of_embedded")},
+    "gradients": {
+        "rank_modulating_backward": [f"{name}_backward" for name in _RANK],
+        "spatial_modulating_backward": [f"{name}_backward" for name in _SPATIAL],
+    },
 }
 
 
@@ -54,7 +53,7 @@ def available() -> bool:
     if os.environ.get("SEEMORE_NATIVE") == "0":
         return False
     try:
-        _register(KERNELS)
+        _register(KERNELS["always"])
     except (OSError, subprocess.SubprocessError) as error:
         _LOG.warning(
             "the CPU kernels cannot be compiled, which makes the network several times slower; "
@@ -66,27 +65,27 @@ def available() -> bool:
 
 
 @functools.cache
-def prepare_gradients() -> None:
-    """As `available`, for the kernels' gradients: only training needs them.
+def prepare(what: str) -> None:
+    """As `available`, for kernels that not everybody needs: "strips" or "gradients".
 
     Raises:
       InputError: they cannot be compiled.
     """
     try:
-        _register(GRADIENTS, "_backward")
+        _register(KERNELS[what])
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(
-            f"the CPU kernels' gradients cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
+            f"the CPU kernels for {what} cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
         ) from error
 
 
-def _register(files: Mapping[str, Sequence[str]], ending: str = "") -> None:
+def _register(files: Mapping[str, Sequence[str]]) -> None:
     """Compiles source files, and registers the kernels in them."""
     with futures.ThreadPoolExecutor() as pool:  # compilers are processes of their own: one for each source file
         libraries = pool.map(lambda name: ctypes.CDLL(str(_compiled(name))), files)
         for kernels, library in zip(files.values(), libraries, strict=True):
             for kernel in kernels:
-                name = f"seemore_{kernel}{ending}"
+                name = f"seemore_{kernel}"
                 jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
 

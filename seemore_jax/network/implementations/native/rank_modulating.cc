@@ -33,29 +33,6 @@ void features_and_context(const Call& call) {
   clear_beyond(op.shape, context);
 }
 
-// Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. Rows that
-// count have to begin where four rows of the context become one.
-void survey(const Call& call) {
-  auto [x, w, b, row, row_bias, column, column_bias, taps, bias] = call.inputs<9>();
-  auto [pooled, reduced] = call.outputs<2>();
-  auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
-  Reduction reduction{op.shape, taps.data};
-  auto work = call.strips(op.shape, 4);
-  Sums sums({pooled}, work, true);
-  for_each_task(call.pool, work.size(), [&, x = x, bias = bias, reduced = reduced](int i) {
-    Scratch& scratch = Scratch::of_thread();
-    int channels = op.shape.channels, pitch = op.shape.pitch, image = work[i].image;
-    Rows features(scratch, 0, 1, channels, pitch);
-    Rows context(scratch, work[i].begin, 4 + op.striped.reach(), channels, pitch);
-    float* products = scratch.take(pitch);
-    auto line = [&](int row, int c) { return context.line(row, c); };
-    op.forward(work[i], x.data, scratch, [&](int, int c) { return features.line(0, c); }, line, sums.of(i, 0), [&](int row) {
-      if (row % 4 == 3) reduction.forward(image, row / 4, line, bias.data, products, reduced.data);
-    });
-  });
-  sums.finish();
-}
-
 void low_rank_experts(const Call& call) {
   auto [x, features, context, summary, wf, bf, wc, bc, wo, bo] = call.inputs<10>();
   auto [out] = call.outputs<1>();
@@ -66,20 +43,6 @@ void low_rank_experts(const Call& call) {
                   experts[work[i].image].forward(work[i], x.data, features.data, context.data, summary.data, out.data);
                 });
   clear_beyond(experts[0].shape, out);
-}
-
-// The same from the embedded input, without features and context ever being in memory as a whole.
-void low_rank_experts_of_embedded(const Call& call) {
-  auto [x, embedded, w, b, row, row_bias, column, column_bias, summary, wf, bf, wc, bc, wo, bo] = call.inputs<15>();
-  auto [out] = call.outputs<1>();
-  auto separate = features_and_context_of(call, embedded, w, b, row, row_bias, column, column_bias);
-  auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
-  auto work = call.strips(separate.shape);
-  for_each_task(call.pool, work.size(),
-                [&, x = x, embedded = embedded, summary = summary, out = out](int i) {
-                  experts[work[i].image].forward(work[i], x.data, separate, embedded.data, summary.data, out.data);
-                });
-  clear_beyond(separate.shape, out);
 }
 
 void reduction(const Call& call) {
@@ -97,9 +60,7 @@ void reduction(const Call& call) {
 
 SEEMORE_KERNEL(convolution);
 SEEMORE_KERNEL(features_and_context);
-SEEMORE_KERNEL(survey);
 SEEMORE_KERNEL(low_rank_experts);
-SEEMORE_KERNEL(low_rank_experts_of_embedded);
 SEEMORE_KERNEL(reduction);
 
 }  // namespace seemore
