@@ -13,7 +13,7 @@ import jax
 from seemore_jax.files import user_cache
 
 # Programs that compile faster are not worth a file.
-_MIN_COMPILE_SECONDS = 0.5
+_MIN_COMPILE_SECONDS = 0.1
 # Of all entries; beyond it, the oldest go at the next start.
 _MAX_BYTES = 2 * 10**9
 

@@ -120,12 +120,14 @@ def upscale_files(
             yield Outcome(job, "skipped")
         else:
             todo.append(job)
-    for batch, size in _batches(todo):
+    for batch, size in _batches(todo, alone=bool(settings.tile)):
         yield from _upscale_batch(model, batch, size, settings, progress)
 
 
-def _batches(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
+def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[tuple[list[Job], int]]:
     """Jobs whose files say that they are alike, and how many images their program takes at once.
+
+    With `alone` that is one: strips are of one image.
 
     Of one kind, all batches are equally large but for the last, so that they share a program.
     """
@@ -133,7 +135,7 @@ def _batches(jobs: Sequence[Job]) -> Iterator[tuple[list[Job], int]]:
     for job in jobs:
         alike[read_header(job.source) if len(jobs) > 1 else None].append(job)
     for header, same in alike.items():
-        fitting = _BATCH_PIXELS // (header.width * header.height) if header else 1
+        fitting = _BATCH_PIXELS // (header.width * header.height) if header and not alone else 1
         count = math.ceil(len(same) / min(max(fitting, 1), _BATCH_IMAGES))
         length = math.ceil(len(same) / count)
         for start in range(0, len(same), length):

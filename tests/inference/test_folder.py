@@ -100,6 +100,22 @@ def test_sides_that_the_format_lacks_are_found_before_computing(
     assert "too large for .webp" in str(outcome.error)
 
 
+def test_strips_that_were_asked_for_are_made_of_images_that_would_share_a_batch(
+    model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upscale_images, asked = folder_module.upscale_images, []
+
+    def noting(model: sj.SeemoRe, images: list[np.ndarray], **options: Any) -> Any:
+        asked.append((len(images), options["batch_size"], options["tile"]))
+        return upscale_images(model, images, **options)
+
+    monkeypatch.setattr(folder_module, "upscale_images", noting)
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.png", RGB)
+    assert summary(run(model, tmp_path / "in", tmp_path / "out", tile=4)) == "2 made, 0 skipped, 0 failed"
+    assert asked == [(1, 1, 4)] * 2
+
+
 def test_a_batch_that_does_not_fit_is_taken_apart(
     model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
