@@ -27,14 +27,18 @@ hypothesis.settings.load_profile("tests")
 torch.set_num_threads(1)  # there is one test process for each core
 
 
-class _Scheduling(LoadScopeScheduling):
-    """Gives the tests to the workers one by one, but those of a module in tests/training all to the same one.
+_TOGETHER = ("tests/training/", "tests/launch/")
 
-    They share runs, and start several processes themselves, of which twice as many would only wait for each other.
+
+class _Scheduling(LoadScopeScheduling):
+    """Gives the tests to the workers one by one, but those of a module in _TOGETHER all to the same one.
+
+    Those of training share runs, and start several processes themselves, of which twice as many would only wait for
+    each other; launchers end what another attempt has left running on the same host.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0] if nodeid.startswith("tests/training/") else nodeid
+        return nodeid.partition("::")[0] if nodeid.startswith(_TOGETHER) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
