@@ -23,7 +23,7 @@ file=/tmp/seemore-jax-$PORT.pid
 
 # SIGTERM or Ctrl-C here asks one process, and all save and end after the same step. The terminal that -tt gives them
 # makes them end with their connection, too.
-# shellcheck disable=SC2317 # the trap calls it
+# shellcheck disable=SC2317,SC2329 # the trap calls it
 stop() {
   stopped=1
   "${ssh[@]}" "${hosts[0]}" \

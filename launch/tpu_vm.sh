@@ -40,7 +40,7 @@ command+="$start$arguments || { status=\$?; echo \"train.py: status \$status\"; 
 
 # SIGTERM or Ctrl-C here asks one process, and all save and end after the same step.
 stopped=
-# shellcheck disable=SC2317 # the trap calls it
+# shellcheck disable=SC2317,SC2329 # the trap calls it
 stop() {
   stopped=1
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=0 \

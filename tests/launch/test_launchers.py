@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -77,9 +76,9 @@ def wait_for_file(path: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed (Debian: shellcheck)")
 def test_shellcheck() -> None:
-    found = subprocess.run(["shellcheck", *sorted(LAUNCH.glob("*.sh"))], capture_output=True, text=True)
+    command = [Path(sys.executable).with_name("shellcheck"), *sorted(LAUNCH.glob("*.sh"))]
+    found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 
