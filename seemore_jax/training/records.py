@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import Scores
-from seemore_jax.files import AnyPath, on_disk, replacing
+from seemore_jax.files import AnyPath, naming, on_disk, replacing
 from seemore_jax.training.step import Metrics
 from seemore_jax.training.validation import Example
 from seemore_jax.version import __version__
@@ -93,7 +93,7 @@ class Records:
     def _write(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
-        with self._history.open("a") as file:
+        with naming(self._history), self._history.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
 
 

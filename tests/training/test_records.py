@@ -114,6 +114,17 @@ def test_steps_that_were_lost_leave_the_records(tmp_path: Path) -> None:
     assert starts[-1] == 4
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_said_to_be_that_of_the_run(tmp_path: Path) -> None:
+    records = Records(tmp_path, first_step=0)
+    (tmp_path / "history.jsonl").unlink()
+    (tmp_path / "history.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: .*history\.jsonl"):
+        records.training(1, metrics(0.5), learning_rate=1e-3, images_per_second=2.0)
+    (tmp_path / "history.jsonl").unlink()
+    records.close()
+
+
 def test_curves_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
     Records(tmp_path, 0).close()
     assert not (tmp_path / "curves.png").exists()
