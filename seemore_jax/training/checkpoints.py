@@ -3,6 +3,8 @@
 import functools
 import logging
 import sys
+import tempfile
+import time
 from typing import Any
 
 import jax
@@ -12,11 +14,15 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from seemore_jax.errors import InputError
-from seemore_jax.files import AnyPath, on_disk
+from seemore_jax.files import AnyPath, naming, on_disk
 from seemore_jax.training.distributed import meet
 from seemore_jax.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
+
+# How long a checkpoint may take before it is found out, every so many seconds, whether anything can be written.
+_PATIENCE = 5.0
+_PROBE_BYTES = 2**20
 
 
 class Checkpoints:
@@ -48,6 +54,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         metrics = None if psnr is None else {"psnr": psnr}
+        self._wait()
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
         except ValueError as error:  # what TensorStore makes of a full disk
@@ -99,9 +106,24 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until everything is written."""
+        """Waits until everything is written; errors as for `save`."""
+        self._wait()
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _wait(self) -> None:
+        """Waits for the checkpoint that is being written.
+
+        A process that cannot write, as its disk is full, and the others then wait for each other in Orbax, for ten
+        minutes. So whoever waits for long tries whether it can write.
+        """
+        probe = time.monotonic() + _PATIENCE
+        while self._manager.is_saving_in_progress():
+            if on_disk(self._manager.directory) and time.monotonic() > probe:
+                with naming(self._manager.directory), tempfile.TemporaryFile(dir=self._manager.directory) as file:
+                    file.write(bytes(_PROBE_BYTES))
+                probe = time.monotonic() + _PATIENCE
+            time.sleep(0.01)
 
 
 @functools.cache  # once for each process

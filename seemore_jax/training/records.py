@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
@@ -41,7 +44,11 @@ class Records:
         kept = [entry for entry in read_history(workdir / "history.jsonl") if entry["step"] <= first_step]
         with replacing(self._history) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-        self._board = SummaryWriter(str(self._local / "tensorboard"), purge_step=first_step + 1)
+        board = self._local / "tensorboard"
+        board.mkdir(exist_ok=True)
+        # Not SummaryWriter: its thread ends without a word when the disk is full, and then the run waits for ever.
+        self._board = EventsWriter(str(board / "events"))
+        self._board.write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def training(self, step: int, metrics: Metrics, learning_rate: float, images_per_second: float) -> None:
         """The figures of one step."""
@@ -53,10 +60,9 @@ class Records:
             "gradient_norm": float(metrics.gradient_norm),
             "images_per_second": images_per_second,
         }
-        for layer, usage in enumerate(np.asarray(metrics.expert_usage)):
-            for expert, share in enumerate(usage):
-                self._board.add_scalar(f"expert_usage/layer_{layer}/expert_{expert}", share, step)
         self._write(step, scalars)
+        for (layer, expert), share in np.ndenumerate(np.asarray(metrics.expert_usage)):
+            self._show(step, summary.scalar(f"expert_usage/layer_{layer}/expert_{expert}", share))
 
     def validation(self, step: int, scores: dict[str, Scores], example: Example) -> None:
         """Scores on each set, and one image in its four versions."""
@@ -65,7 +71,7 @@ class Records:
         scale = example.hr.shape[0] // example.lr.shape[0]
         versions = {"lr": example.lr, "bicubic": imresize(example.lr, scale), "sr": example.sr, "hr": example.hr}
         for name, image in versions.items():
-            self._board.add_image(name, image, step, dataformats="HWC")
+            self._show(step, summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
         """Writes what is pending, and the plot."""
@@ -91,10 +97,15 @@ class Records:
                     target.write_bytes(file.read_bytes())
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
         with naming(self._history), self._history.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._show(step, summary.scalar(name, value))
+
+    def _show(self, step: int, what: Any) -> None:
+        """Writes a summary for TensorBoard."""
+        with naming(self._local / "tensorboard"):
+            self._board.write_event(Event(step=step, wall_time=time.time(), summary=what))
 
 
 def read_history(path: AnyPath) -> list[dict[str, float]]:
