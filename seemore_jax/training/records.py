@@ -75,12 +75,12 @@ class Records:
 
     def close(self) -> None:
         """Writes what is pending, and the plot."""
-        self._board.close()
         history = read_history(self._history)
         if history:
             with replacing(self._local / "curves.png") as temporary:
                 curves(history).savefig(temporary, dpi=100)
         self.upload()
+        self._board.close()
         if self._temporary:
             self._temporary.cleanup()
 
