@@ -70,19 +70,49 @@ def resize_axis(
 ) -> Array:
     """Bilinear resize along one axis, half-pixel centres, edges repeated: of `source` values to `target`.
 
+    Args:
+      x: whose first `source` values along the axis count.
+      axis: 1 or 2.
+      length: of the result.
+      source, target: source ≤ target ≤ 2³⁰.
+      first: below `target`.
+
     Returns:
       `length` of the target's values along the axis, from number `first` on.
     """
-    # position = (index + 0.5) · source / target − 0.5, its whole part in integers: float32 would round large ones.
-    index = first.astype(jnp.uint32) + jnp.arange(length, dtype=jnp.uint32)
-    whole, rest = jnp.divmod(index * source.astype(jnp.uint32), target.astype(jnp.uint32))
-    fraction = (rest.astype(jnp.float32) + 0.5 * source) / target - 0.5
-    above = whole.astype(jnp.int32) + jnp.floor(fraction).astype(jnp.int32)
-    share = jnp.where(above < 0, 0, fraction - jnp.floor(fraction))
-    above = jnp.clip(above, 0, source - 1)
+    above, share = _positions(length, *(jnp.asarray(value, jnp.int32) for value in (source, target, first)))
     below = jnp.minimum(above + 1, source - 1)
     share = jnp.expand_dims(share.astype(x.dtype), [i for i in range(x.ndim) if i != axis])
     return (1 - share) * jnp.take(x, above, axis=axis) + share * jnp.take(x, below, axis=axis)
+
+
+def _positions(
+    length: int, source: Int[Array, ""], target: Int[Array, ""], first: Int[Array, ""]
+) -> tuple[Int[Array, " length"], Float[Array, " length"]]:
+    """Between which two of the `source` values each result lies: the number of the upper one, the share of the lower.
+
+    position = (index + 0.5) · source / target − 0.5. Its whole part is computed in integers, as float32 would round
+    large ones; int32 must do, though index · source has up to 60 bits.
+    """
+    index = first + jnp.arange(length, dtype=jnp.int32)
+    # source / target = (ratio + left / target) / 2¹⁵ with |left| < 2 · target. Products that overflow keep their last
+    # 32 bits, and so does their difference, which is small enough to be all in them.
+    ratio = jnp.floor(_divide(source, target) * 2**15).astype(jnp.int32)
+    left = source * 2**15 - ratio * target
+    # With index = high · 2¹⁵ + low, no product overflows, and float32 only has to hold numbers below 2¹⁷.
+    high, low = index >> 15, index & (2**15 - 1)
+    rounded = _divide(low * ratio, jnp.int32(2**15)) + _divide(index, jnp.int32(2**15)) * _divide(left, target)
+    whole = high * ratio + jnp.floor(rounded).astype(jnp.int32)  # of index · source / target, one off at most
+    rest = index * source - whole * target
+    fraction = _divide(rest, target) + 0.5 * _divide(source, target) - 0.5
+    above = whole + jnp.floor(fraction).astype(jnp.int32)
+    share = jnp.where(above < 0, 0, fraction - jnp.floor(fraction))
+    return jnp.clip(above, 0, source - 1), share
+
+
+def _divide(dividend: Array, divisor: Array) -> Float[Array, "..."]:
+    """In float32, also where JAX would take float64 for integers."""
+    return dividend.astype(jnp.float32) / divisor.astype(jnp.float32)
 
 
 def _until(x: Array, axis: int, bound: Array) -> Array:
