@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +53,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there takes its place if the block succeeds.
 
-    Missing folders are made. If the block raises, `path` is as it was before.
+    Missing folders are made. If the block raises, `path` is as it was before. A file that is replaced leaves its
+    permissions to the new one; a link is replaced, not what it leads to.
     """
     if not on_disk(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -61,25 +64,41 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic), and no name that
-    # is too long where that of the path is not.
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:50]}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, mode = _create_beside(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _create_beside(path: Path) -> tuple[Path, int]:
+    """A new empty file, and the mode that it is to have in the end: that of the file which it replaces, if any.
+
+    Without one, the system gives it a new file's mode. To ask the process for its umask is to set it for a moment,
+    under which other threads may make files.
+    """
+    # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic), and no name that
+    # is too long where that of the path is not.
+    temporary = path.with_name(f".{path.stem[:50]}-{secrets.token_urlsafe(6)}{path.suffix}")
+    old = _mode(path)
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if old is None else 0o600)
+    try:
+        return temporary, stat.S_IMODE(os.fstat(handle).st_mode) if old is None else old
+    finally:
+        os.close(handle)
+
+
+def _mode(path: Path) -> int | None:
+    """The permissions of a file; None where there is none, or something else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(mode) & 0o777 if stat.S_ISREG(mode) else None
 
 
 def user_cache(name: str) -> Path:

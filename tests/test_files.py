@@ -1,5 +1,8 @@
 """If these fail, files are lost or cut off by what happens while they are written, on disk or in an object store."""
 
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,3 +86,51 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path, stem: st
     with replacing(tmp_path / f"{stem}.png") as temporary:
         temporary.write_bytes(b"content")
     assert [path.stem for path in tmp_path.iterdir()] == [stem]
+
+
+def permissions(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o664])
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    """Otherwise others could read what its owner keeps to himself."""
+    path = tmp_path / "private.txt"
+    path.touch()
+    path.chmod(mode)
+    with replacing(path) as temporary:
+        assert permissions(temporary) & ~mode & 0o077 == 0  # nor can they while it is written
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert permissions(path) == mode
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "there.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("there.txt")
+    with replacing(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert not (tmp_path / "link.txt").is_symlink()
+    assert permissions(tmp_path / "link.txt") & 0o111 == 0  # those of a link are 777
+    assert (tmp_path / "there.txt").read_text() == "old"
+
+
+_WITH_UMASK = """
+import os, sys
+from pathlib import Path
+from seemore_jax.files import replacing
+os.umask(0o027)
+
+def fail(mask):
+    raise AssertionError("the umask is of the whole process: files of other threads would get this one")
+
+os.umask = fail
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.unlink()  # some writers make the file anew
+    os.close(os.open(temporary, os.O_CREAT, 0o777))
+"""
+
+
+def test_a_new_file_has_the_permissions_of_new_files(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _WITH_UMASK, tmp_path / "new.txt"], check=True)
+    assert permissions(tmp_path / "new.txt") == 0o640
