@@ -11,12 +11,13 @@ import io
 import logging
 import math
 import os
+import re
 import stat
+import struct
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import imagecodecs
 import numpy as np
@@ -62,14 +63,11 @@ _SIXTEEN_BIT = (".png", ".tif", ".tiff")
 _LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 # Of JPEG: a bit at least for each block of 8×8.
 _MOST_PIXELS_PER_BYTE = 8 * 64
-_lifting_limit = threading.Lock()
+_DECODERS = ("PIL", "tifffile", "imagecodecs")
 
 # They report what they find odd in a file; without a handler of the user's, that would go to the terminal.
-for _decoder in ("PIL", "tifffile", "imagecodecs"):
+for _decoder in _DECODERS:
     logging.getLogger(_decoder).addHandler(logging.NullHandler())
-# The libtiff within Pillow does so by itself; what Pillow raises is enough. Where it cannot be reached, it goes on.
-with contextlib.suppress(AttributeError, OSError):
-    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 class ImageError(InputError):
@@ -130,7 +128,7 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
     """A file's header, without decoding it; None if it cannot be read."""
     try:
         _require_file(Path(path))
-        with _quiet(), _open(Path(path)) as image:
+        with _no_warnings, _open(Path(path)) as image:
             return Header(*image.size, f"{image.format} {image.mode}")
     except Exception:  # as in `_read`
         return None
@@ -141,11 +139,11 @@ def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
         _require_file(path)
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
-        with _quiet():
+        with _no_warnings:
             if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
                 return _read_png16(path, max_pixels, single=single)
-            if header.startswith(_TIFF) and (picture := _read_tiff16(path, max_pixels, single=single)) is not None:
-                return picture
+            if header.startswith(_TIFF):
+                return _read_tiff(path, max_pixels, single=single)
             return _read_pillow(path, max_pixels, single=single)
     except ImageError:
         raise
@@ -168,22 +166,96 @@ def _require_file(path: Path) -> None:
         raise ImageError(f"{path}: is a pipe, a socket or a device, not a file")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Decoders warn of odd files; those that cannot be read raise."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+class _WhileReading(contextlib.AbstractContextManager[None]):
+    """A setting of the whole process that is changed while any thread reads, and put back by the last one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._change()
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                self._put_back()
+
+    def _change(self) -> None:
+        raise NotImplementedError
+
+    def _put_back(self) -> None:
+        raise NotImplementedError
+
+
+class _NoWarnings(_WhileReading):
+    """Decoders warn of odd files; those that cannot be read raise.
+
+    `warnings.catch_warnings` would silence all other threads too, and does not nest across threads. This adds one
+    filter, for the decoders alone, and takes no other away.
+    """
+
+    _FILTER = ("ignore", None, Warning, re.compile(rf"({'|'.join(_DECODERS)}|seemore_jax\.data)\b"), 0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed: list[list[Any]] = []
+
+    def _change(self) -> None:
+        filters: Any = warnings.filters
+        if filters[:1] != [self._FILTER]:  # whoever added a filter meanwhile has it before this one
+            filters.insert(0, self._FILTER)
+        if not any(filters is changed for changed in self._changed):
+            self._changed.append(filters)
+
+    def _put_back(self) -> None:
+        # Two lists or more where another thread is in `catch_warnings`, which works on a copy.
+        for filters in (*self._changed, cast(list[Any], warnings.filters)):
+            with contextlib.suppress(ValueError):  # no more of them
+                while True:
+                    filters.remove(self._FILTER)
+        self._changed.clear()
+
+
+class _SilentLibtiff(_WhileReading):
+    """The libtiff within Pillow prints what it finds odd; what Pillow raises is enough."""
+
+    _previous: int | None = None
+
+    def _change(self) -> None:
+        if not self._readers:
+            self._previous = _set_libtiff_handler(None)
+
+    def _put_back(self) -> None:
+        _set_libtiff_handler(self._previous)
+
+
+def _set_libtiff_handler(handler: int | None) -> int | None:
+    """Replaces the address of the function that reports errors; where libtiff cannot be reached, it goes on."""
+    with contextlib.suppress(AttributeError, OSError):
+        replace = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+        replace.restype, replace.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+        return replace(handler)
+    return None
+
+
+_no_warnings, _silent_libtiff = _NoWarnings(), _SilentLibtiff()
 
 
 def _open(path: Path) -> Image.Image:
-    """Reads the header. Pillow's own limit of size is lifted for it: its message would not tell what to do."""
-    with _lifting_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path, formats=[reader.format for reader in _READERS])
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+    """Reads the header, as `Image.open`, but for its limit of size, whose message would not tell what to do."""
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    for reader in _READERS:
+        make: Any
+        make, accepts = Image.OPEN[reader.format]
+        if accepts is None or accepts(beginning) is True:
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # not of this format after all
+                return make(path)
+    raise Image.UnidentifiedImageError
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
@@ -286,6 +358,9 @@ def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:
         _check_length(path, image)
         if single:
             _check_single(path, image)
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile:
+            # Where the image has no memory yet, Pillow applies its limit of size again.
+            image.im = Image.core.new(image.mode, image._tile_size)
         image.load()  # damaged data raise here; looking for EXIF may load as well, and hides what that raises
         metadata, orientation = Metadata.of(image), _orientation(image)
     return Picture(_upright(_pixels(path, image, metadata), orientation), metadata)
@@ -367,6 +442,12 @@ def _read_png16(path: Path, max_pixels: int, *, single: bool) -> Picture:
         metadata, orientation = Metadata.of(header), _orientation(header)
     image = np.asarray(imagecodecs.png_decode(path.read_bytes()))
     return Picture(_upright(image, orientation), metadata)
+
+
+def _read_tiff(path: Path, max_pixels: int, *, single: bool) -> Picture:
+    with _silent_libtiff:
+        picture = _read_tiff16(path, max_pixels, single=single)
+        return _read_pillow(path, max_pixels, single=single) if picture is None else picture
 
 
 def _read_tiff16(path: Path, max_pixels: int, *, single: bool) -> Picture | None:

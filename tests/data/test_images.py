@@ -1,6 +1,11 @@
 """If these fail, image files are misread, lose bits or transparency, or a damaged one ends in a traceback."""
 
+import concurrent.futures
 import struct
+import subprocess
+import sys
+import time
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seemore_jax.data import ImageError, read_image, write_image
-from seemore_jax.data.images import read_picture, to_rgb8
+from seemore_jax.data import ImageError, images, read_image, write_image
+from seemore_jax.data.images import read_header, read_picture, to_rgb8
 
 RNG = np.random.default_rng(0)
 KINDS: dict[str, np.ndarray] = {
@@ -233,3 +238,101 @@ def test_grey_with_transparency_stays_grey_in_a_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(keyed[..., 0], KINDS["grey"])
     np.testing.assert_array_equal(keyed[..., 1] == 0, KINDS["grey"] == KINDS["grey"][0, 0])
     np.testing.assert_array_equal(read_image(tmp_path / "key.png")[..., :3], np.dstack([KINDS["grey"]] * 3))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".jpg", ".webp", ".bmp"])
+def test_pillow_s_limit_of_size_does_not_count_and_stays(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise --max_pixels would allow in vain, or a host would be without its limit meanwhile."""
+    write_image(tmp_path / f"x{suffix}", KINDS["RGB"])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    limits = []
+    monkeypatch.setattr(images, "_check_size", lambda *_: limits.append(Image.MAX_IMAGE_PIXELS))
+    for name, (make, accepts) in list(Image.OPEN.items()):
+
+        def noting(*arguments: Any, make: Any = make) -> Any:
+            limits.append(Image.MAX_IMAGE_PIXELS)
+            return make(*arguments)
+
+        monkeypatch.setitem(Image.OPEN, name, (noting, accepts))
+    assert read_picture(tmp_path / f"x{suffix}").pixels.shape == (7, 5, 3)
+    assert len(limits) > 1
+    assert set(limits) == {10}
+
+
+def odd_image(path: Path) -> None:
+    """An image of which Pillow warns: an animation without frames."""
+    write_image(path, KINDS["RGB"])
+    chunk = b"acTL" + bytes(8)
+    chunk = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk + content[33:])  # after the header
+
+
+def test_the_host_s_warnings_stay_as_they_are_whichever_threads_read(tmp_path: Path) -> None:
+    """Its filters must neither be changed for good, nor hide or raise what is not theirs in the meantime."""
+    odd_image(tmp_path / "odd.png")
+    with pytest.warns(UserWarning, match="Invalid APNG"):  # or nothing would be tested
+        Image.open(tmp_path / "odd.png").close()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before, filters, show = warnings.filters, list(warnings.filters), warnings.showwarning
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            reads = [threads.submit(read_image, tmp_path / "odd.png") for _ in range(300)]
+            for number in range(100):
+                warnings.warn(f"of the host {number}", stacklevel=1)
+                time.sleep(0.001)
+            for read in reads:
+                np.testing.assert_array_equal(read.result(), KINDS["RGB"])
+        assert warnings.filters is before
+        assert warnings.filters == filters
+        assert warnings.showwarning is show
+    assert [str(each.message) for each in caught] == [f"of the host {number}" for number in range(100)]
+
+
+def test_a_host_that_sets_warnings_aside_meanwhile_gets_its_own_back(tmp_path: Path) -> None:
+    """As tests of a host do, in the order that cannot be nested."""
+    odd_image(tmp_path / "odd.png")
+    before, filters = warnings.filters, list(warnings.filters)
+    with images._no_warnings:
+        aside = warnings.catch_warnings()
+        aside.__enter__()
+        warnings.simplefilter("error")
+        assert read_header(tmp_path / "odd.png") is not None
+        inner = warnings.filters
+    assert not any(each == images._no_warnings._FILTER for each in inner)
+    aside.__exit__(None, None, None)
+    assert warnings.filters is before
+    assert warnings.filters == filters
+
+
+def damaged_tiff(path: Path) -> None:
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path, compression="tiff_adobe_deflate")
+    content = bytearray(path.read_bytes())
+    content[200:400] = bytes(200)
+    path.write_bytes(content)
+
+
+_IMPORT = """
+from seemore_jax.data import images
+assert images._set_libtiff_handler(None) is not None
+"""
+
+
+def test_a_damaged_tiff_prints_nothing_and_libtiff_keeps_its_handler(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its messages would stand among ours; but what else in the process reads TIFF may want them."""
+    damaged_tiff(tmp_path / "x.tiff")
+    with pytest.raises(OSError, match="decoder error"), Image.open(tmp_path / "x.tiff") as image:
+        image.load()
+    assert "ZIPDecode" in capfd.readouterr().err  # or nothing would be tested
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        for read in [threads.submit(read_image, tmp_path / "x.tiff") for _ in range(50)]:
+            assert isinstance(read.exception(), ImageError)
+    assert capfd.readouterr().err == ""
+    handler = images._set_libtiff_handler(None)
+    images._set_libtiff_handler(handler)
+    assert handler is not None
+    subprocess.run([sys.executable, "-c", _IMPORT], check=True)
