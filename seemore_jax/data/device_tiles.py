@@ -11,7 +11,6 @@ import functools
 import io
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import grain
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from seemore_jax.data.pipeline import Example, Source, decoded_pair, draw_place, sample_batches
 from seemore_jax.errors import InputError
+from seemore_jax.memory import free_memory
 
 # What of a device's free memory the tiles may take. The rest is for the state and the activations of a step, whose
 # size only the compiled step knows.
@@ -297,23 +297,15 @@ def _lr_size(example: Example) -> tuple[int, int]:
 
 
 def _free_memory() -> int:
-    """Bytes that each device has free, the least of all of them; on a CPU its part of the machine's memory."""
+    """Bytes that each device has free, the least of all of them; on a CPU its part of what this process may take."""
     devices = jax.local_devices()
     statistics = [device.memory_stats() for device in devices]
     if all(s and "bytes_limit" in s for s in statistics):
         free = min(s["bytes_limit"] - s["bytes_in_use"] for s in statistics)
     else:
-        free = _free_host_memory() // len(devices)
+        free = free_memory() // len(devices)
     # In MB, because JAX gathers 32 bits.
     return int(np.min(multihost_utils.process_allgather(np.int32(free // 2**20)))) * 2**20
-
-
-def _free_host_memory() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager

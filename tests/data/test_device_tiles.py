@@ -53,6 +53,12 @@ def test_free_memory_is_plausible() -> None:
     assert 2**20 < device_tiles._free_memory() < 2**50
 
 
+def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the tiles are taken by the machine's memory, and the container is ended without a word."""
+    monkeypatch.setattr("seemore_jax.memory._left", lambda *_: 3 * 2**20 * jax.local_device_count())
+    assert device_tiles._free_memory() == 3 * 2**20
+
+
 def test_a_damaged_tile_is_refused() -> None:
     class Damaged(Images):
         def __getitem__(self, index: int) -> Example:
