@@ -4,6 +4,7 @@ Pictures go through the same functions as those of the command `upscale`, from t
 that is offered for download. The page needs no network: its scripts come with Gradio, its fonts with the system.
 """
 
+import contextlib
 import dataclasses
 import html
 import importlib
@@ -292,9 +293,19 @@ class _Limits:
             length = dict(scope["headers"]).get(b"content-length", b"")
             if not length.isdigit() or int(length) > self.max_bytes:
                 return await _refuse(send, 413)
-            if sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) > _MAX_STORED:
+            if _stored(self.folder) > _MAX_STORED:
                 return await _refuse(send, 507)
         return await self.app(scope, receive, send)
+
+
+def _stored(folder: Path) -> int:
+    """Bytes of all files in a folder, of which others may be deleted meanwhile."""
+    total = 0
+    for name, _, files in os.walk(folder):  # goes on where a folder has vanished
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(name, file).stat().st_size
+    return total
 
 
 async def _refuse(send: Any, status: int) -> None:

@@ -151,6 +151,28 @@ def test_uploads_end_where_the_limits_are(
     assert sent[0]["status"] == status
 
 
+def test_files_that_are_deleted_meanwhile_refuse_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio deletes old ones from a thread of its own."""
+    (tmp_path / "gone").mkdir()
+    for name in ("a", "b", "gone/c"):
+        (tmp_path / name).write_bytes(b"x" * 5)
+    stat, scandir = Path.stat, os.scandir
+
+    def deleting_stat(path: Path, **options: Any) -> os.stat_result:
+        if path.name == "a":
+            path.unlink(missing_ok=True)
+        return stat(path, **options)
+
+    def deleting_scandir(path: Any) -> Any:
+        if not isinstance(path, int) and Path(path).name == "gone":
+            shutil.rmtree(path, ignore_errors=True)
+        return scandir(path)
+
+    monkeypatch.setattr(Path, "stat", deleting_stat)
+    monkeypatch.setattr(os, "scandir", deleting_scandir)
+    assert web._stored(tmp_path) == 5
+
+
 def test_what_keeps_the_page_from_starting_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
