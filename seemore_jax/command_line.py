@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_run_routes)
 
     command = commands.add_parser("convert", help="convert weights between .pth, .safetensors and directories")
-    command.add_argument("source", metavar="SOURCE", help="weights in any supported format, bundled name or user/repo")
+    command.add_argument(
+        "source", metavar="SOURCE", help="weights in any supported format, bundled name or user/repo[@revision]"
+    )
     command.add_argument("target", metavar="TARGET", type=Path, help=".pth, .safetensors, or a directory (no suffix)")
     _add_hyperparameters(command)
     command.set_defaults(run=_run_convert)
@@ -158,7 +160,10 @@ def _add_upscale_options(command: argparse.ArgumentParser) -> None:
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, help="file, folder, bundled name or user/repo (default: %(default)s)"
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        help="file, folder, bundled name or user/repo[@revision] (default: %(default)s)",
     )
     _add_hyperparameters(command)
 

@@ -10,8 +10,8 @@ from seemore_jax.version import __version__
 # All that is fetched of a repository.
 FILES = ("config.json", "model.safetensors")
 
-# Owner and name as the hub allows them, but for these endings, which belong to files.
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+# Owner and name as the hub allows them, but for these endings, which belong to files; then a branch, tag or commit.
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@\w[\w./+-]*)?", re.ASCII)
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".onnx", ".stablehlo")
 
 _CARD = """\
@@ -69,17 +69,22 @@ To be added by whoever publishes these weights{license_note}.
 
 
 def is_repository_name(source: str) -> bool:
-    """Whether `source` could be a repository `user/name`: it has that form and does not end as files do."""
+    """Whether `source` could be a repository `user/name` or `user/name@revision`: so formed, and ending as no file."""
     return _REPOSITORY.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
 
 
-def download(repository: str) -> Path:
+def download(source: str) -> Path:
     """The local folder with the configuration and the weights of a repository; the hub's client keeps it in its cache.
 
+    Args:
+      source: `user/name`, or `user/name@revision` with a branch, a tag or a commit other than the newest of `main`.
+
     Raises:
-      WeightsError: the hub's client is not installed, the hub cannot be reached, or has no such repository or files.
+      WeightsError: the hub's client is not installed, the hub cannot be reached, or has no such repository, revision
+        or files.
     """
-    missing = f"{repository}: no such file or directory"
+    repository, _, revision = source.partition("@")
+    missing = f"{source}: no such file or directory"
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -88,22 +93,29 @@ def download(repository: str) -> Path:
         raise WeightsError(f"{missing}; {hint}") from error
     try:
         folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=list(FILES), library_name="seemore-jax", library_version=__version__
+            repository,
+            revision=revision or None,
+            allow_patterns=list(FILES),
+            library_name="seemore-jax",
+            library_version=__version__,
         )
     except errors.GatedRepoError as error:
         page = f"https://huggingface.co/{repository}"
-        raise WeightsError(f"{repository}: accept the conditions on {page}, then run hf auth login") from error
+        raise WeightsError(f"{source}: accept the conditions on {page}, then run hf auth login") from error
     except errors.RepositoryNotFoundError as error:
         hint = "if it is private, run hf auth login"
         raise WeightsError(f"{missing}, and no such repository on the Hugging Face hub ({hint})") from error
+    except errors.RevisionNotFoundError as error:
+        wanted = f"no branch, tag or commit {revision or 'main'}"
+        raise WeightsError(f"{source}: this repository on the Hugging Face hub has {wanted}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         hint = "try again with a connection, or give a local path"
         raise WeightsError(f"{missing}, and the Hugging Face hub cannot be reached; {hint}") from error
     except Exception as error:  # its HTTP library's own, too
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise WeightsError(f"{repository}: cannot be fetched from the Hugging Face hub: {reason}") from error
+        raise WeightsError(f"{source}: cannot be fetched from the Hugging Face hub: {reason}") from error
     if not (Path(folder) / "model.safetensors").exists():
-        raise WeightsError(f"{repository}: this repository on the Hugging Face hub has no model.safetensors")
+        raise WeightsError(f"{source}: this repository on the Hugging Face hub has no model.safetensors")
     return Path(folder)
 
 

@@ -11,6 +11,7 @@ wants it, with a model card; one on the hub is read by the name of its repositor
 """
 
 import dataclasses
+import difflib
 import json
 import os
 import re
@@ -33,6 +34,9 @@ from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "T-x4"
+
+# Of two names, from 0 to 1, for one to be suggested for the other.
+_SIMILAR = 0.6
 
 _TORCH_SUFFIXES = (".pth", ".pt")
 _CONFIG_ENTRY = "seemore_config"
@@ -75,7 +79,9 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
     Args:
       source: a `.pth`/`.pt` file (PyTorch need not be installed), a `.safetensors` file, a directory with
         `model.safetensors`, the name of bundled weights: "T-x2", "T-x3" or "T-x4", or "user/name" of a repository
-        on the Hugging Face hub that holds such a directory (needs the extra `hub`). What exists on disk comes first.
+        on the Hugging Face hub that holds such a directory (needs the extra `hub`), or "user/name@revision" for a
+        branch, tag or commit of it. What exists on disk comes first; where there is a folder `user`, the hub is not
+        asked.
       **overrides: fields of `SeemoReConfig`. The shapes tell most of them; `use_shuffle`, `recursive`,
         `topk` and `img_range` are needed for a foreign file that is none of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
@@ -140,8 +146,26 @@ def _find(source: str | os.PathLike[str]) -> Path:
         available = f"bundled are {', '.join(names)}" if names else "this version bundles none"
         raise WeightsError(f"{source}: no bundled weights of that name ({available}); give a weights file")
     if isinstance(source, str) and is_repository_name(source):
-        return download(source)
-    raise WeightsError(f"{path}: no such file or directory")
+        if not Path(path.parts[0]).is_dir():
+            return download(source)
+        note = f" (the hub is not asked: {path.parts[0]} is a folder here)"
+    else:
+        note = ""
+    raise WeightsError(f"{path}: no such file or directory{note}{_suggestion(path)}")
+
+
+def _suggestion(path: Path) -> str:
+    """What may have been meant, of the files and folders that are where a path should be."""
+    try:
+        names = [file.name for file in path.parent.iterdir()]
+    except OSError:
+        return ""
+    likeness = {
+        name: max(difflib.SequenceMatcher(None, path.name, form).ratio() for form in (name, Path(name).stem))
+        for name in names
+    }
+    similar = sorted((name for name in names if likeness[name] >= _SIMILAR), key=lambda name: (-likeness[name], name))
+    return f"; did you mean {' or '.join(str(path.parent / name) for name in similar[:3])}?" if similar else ""
 
 
 def _reader(path: Path) -> Callable[[Path], Found]:

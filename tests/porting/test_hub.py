@@ -22,7 +22,13 @@ from seemore_jax.porting.weights import BUNDLED
 from tests.release import ported, release_model, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
-ERRORS = ("GatedRepoError", "RepositoryNotFoundError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+ERRORS = (
+    "GatedRepoError",
+    "RepositoryNotFoundError",
+    "RevisionNotFoundError",
+    "LocalEntryNotFoundError",
+    "OfflineModeIsEnabled",
+)
 
 
 class Hub(ModuleType):
@@ -89,6 +95,54 @@ def test_a_wrong_path_does_not_ask_the_hub(hub: Hub, path: str) -> None:
     with pytest.raises(sj.WeightsError, match=r"no such file or directory$"):
         sj.load(Path("user/name"))
     assert not hub.calls
+
+
+def test_a_mistyped_path_does_not_ask_the_hub_either(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its form is that of a repository, but its folder is here."""
+    (tmp_path / "models").mkdir()
+    for name in ("T-x4.safetensors", "T-x2.safetensors", "other.txt"):
+        (tmp_path / "models" / name).touch()
+    for source, suggestion in [
+        ("models/T-x4", "; did you mean models/T-x4.safetensors or models/T-x2.safetensors?"),
+        ("models/T-x4@main", "; did you mean models/T-x4.safetensors?"),
+        ("models/mine", ""),
+    ]:
+        assert main(["info", source]) == 2
+        message = f"{source}: no such file or directory (the hub is not asked: models is a folder here){suggestion}"
+        assert capsys.readouterr().err == f"error: {message}\n"
+    for source, suggestion in [
+        ("models/T_x4.safetensors", "; did you mean models/T-x4.safetensors or models/T-x2.safetensors?"),
+        ("model", "; did you mean models?"),
+        ("model/T-x4.safetensors", ""),
+    ]:
+        assert main(["info", source]) == 2
+        assert capsys.readouterr().err == f"error: {source}: no such file or directory{suggestion}\n"
+    assert not hub.calls
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", "0123456789abcdef0123456789abcdef01234567"])
+def test_a_revision_is_passed_on(hub: Hub, tmp_path: Path, revision: str) -> None:
+    sj.save(zeros(SMALL), tmp_path / "cache")
+    hub.answer = tmp_path / "cache"
+    assert sj.load(f"user/name@{revision}").config == SMALL
+    assert main(["info", f"user/name@{revision}"]) == 0
+    assert main(["convert", f"user/name@{revision}", str(tmp_path / "converted.safetensors")]) == 0
+    assert sj.load("user/name").config == SMALL
+    called = [(arguments, options["revision"]) for arguments, options in hub.calls]
+    assert called == [(("user/name",), revision)] * 3 + [(("user/name",), None)]
+
+
+@pytest.mark.parametrize("revision", ["v9", ""])
+def test_an_unknown_revision_is_one_line(hub: Hub, revision: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without one, it is `main`, which an empty repository lacks."""
+    hub.answer = hub.errors.RevisionNotFoundError("long\nstory")
+    source = f"user/name@{revision}".removesuffix("@")
+    assert main(["info", source]) == 2
+    printed = capsys.readouterr().err
+    expected = f"this repository on the Hugging Face hub has no branch, tag or commit {revision or 'main'}"
+    assert printed == f"error: {source}: {expected}\n"
 
 
 @pytest.mark.parametrize(
