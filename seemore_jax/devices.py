@@ -17,6 +17,11 @@ def target_backend() -> str:
     return _TARGET.get() or jax.default_backend()
 
 
+def is_compiling_ahead() -> bool:
+    """Whether programs are traced for machines that are not here."""
+    return _TARGET.get() is not None
+
+
 @contextlib.contextmanager
 def compiling_for(backend: str) -> Iterator[None]:
     """While the block runs, programs are traced as that backend gets them, whatever this machine has."""

@@ -107,6 +107,7 @@ class SeemoRe(nnx.Module):
           InputError: `lr` is not a float array (N, H, W, 3) with at least one pixel.
         """
         _check_input(lr)
+        lr = lr.astype(jnp.float32)
         height, width = lr.shape[1:3]
         if size is None:
             lr, extent = pad_to_minimum(lr, self.config.min_side), None
@@ -292,7 +293,7 @@ class Router(nnx.Module):
 
     def choose(self, pooled: Float[Array, "n c"]) -> Float[Array, "n num_experts"]:
         """The probabilities, from the features' means."""
-        logits = jnp.matmul(pooled, self.linear.kernel[...], precision=self.precision)
+        logits = jnp.matmul(pooled, self.linear.kernel[...].astype(jnp.float32), precision=self.precision)
         return jax.nn.softmax(logits, axis=-1)
 
 

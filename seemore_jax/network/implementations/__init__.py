@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from seemore_jax.devices import target_backend
+from seemore_jax.devices import is_compiling_ahead, target_backend
+from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.extent import Extent
-from seemore_jax.network.implementations import cpu, plain
+from seemore_jax.network.implementations import cpu, plain, self_check
 from seemore_jax.network.routing import Routing
 
 if TYPE_CHECKING:
@@ -26,15 +27,35 @@ ApplyNetwork = Callable[
 
 
 def chosen_implementation(config: SeemoReConfig) -> ApplyNetwork:
-    """The implementation that `config.implementation` names; for "auto" that of the backend it is for."""
+    """The implementation that `config.implementation` names; for "auto" that of the backend it is for.
+
+    Before a fused implementation is used on a kind of device for the first time, it is compared there with the plain
+    one (`self_check`). If they differ, "auto" is the plain one.
+
+    Raises:
+      InputError: the implementation that `config` names differs from the plain one here.
+    """
+    name, apply_network = fused_implementation(config)
+    if name == "plain" or is_compiling_ahead():
+        return apply_network
+    verdict = self_check.verdict(name, apply_network, config)
+    if verdict.passed:
+        return apply_network
+    if config.implementation == "auto":
+        return plain.apply_network
+    raise InputError(f"implementation={name}: {self_check.refusal(name, verdict)}, and set implementation='plain'")
+
+
+def fused_implementation(config: SeemoReConfig) -> tuple[str, ApplyNetwork]:
+    """Name and function of the implementation for `config`, before it was checked; "plain" where there is no other."""
     name = target_backend() if config.implementation == "auto" else config.implementation
     if name == "cpu" and cpu.supports(config):
-        return cpu.apply_network
+        return name, cpu.apply_network
     if name == "tpu":
         from seemore_jax.network.implementations import tpu  # Pallas takes a while to import, and only TPUs need it
 
-        return tpu.apply_network
-    return plain.apply_network
+        return name, tpu.apply_network
+    return "plain", plain.apply_network
 
 
 @runtime_checkable

@@ -5,8 +5,7 @@ whole vectors. Which rows and columns are image they are told by their first arr
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float, Int32
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.extent import Extent, resize_axis
 from seemore_jax.network.implementations import native
+from seemore_jax.network.implementations.cpu_operations import Region, operation
 from seemore_jax.network.implementations.plain import stack_routings
 from seemore_jax.network.layers import gelu
 from seemore_jax.network.routing import Routing
@@ -85,7 +85,7 @@ def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent | None) 
     known = extent or Extent.of(height, width)
     summary_rows = known.image_height // 4**config.recursive
     rows = (known.first_row, known.image_height, summary_rows, known.begin, known.end, jnp.int32(0), known.height)
-    return Place(width, extent, jnp.stack([known.height, known.width, *rows]))
+    return Place(width, extent, jnp.stack(Region(known.height, known.width, *rows)))
 
 
 def enter(x: Float[Array, "n h w c"]) -> Float[Array, "n h c p"]:
@@ -119,11 +119,12 @@ def _residual_group(
     features, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
     routing = block.mixture.route(block.mixture.router.choose(total / (place.region[3] * place.region[1])))
     if block.recursive:
-        reduced = _reduced(operation("reduction")(place.region, context, *_taps(block.aggregate)), place)
+        (reduced,) = operation("reduction")(place.region, context, *_taps(block.aggregate))
+        reduced = _reduced(reduced, place)
     else:
         reduced = leave(context, place.width)
     experts = _experts(block, x, summarize(group, reduced, place), routing)
-    x = operation("low_rank_experts")(place.region, x, features, context, *experts)
+    (x,) = operation("low_rank_experts")(place.region, x, features, context, *experts)
     return _after_mixture(group, x, place), routing
 
 
@@ -176,7 +177,8 @@ def modulate(
     block = group.rank_modulating.mixture_block
     arrays = *_separating(block), *_experts(block, x, summary, routing)
     region = place.rows(_reach(group)).region
-    return _after_mixture(group, operation("low_rank_experts_of_embedded")(region, x, embedded, *arrays), place)
+    (x,) = operation("low_rank_experts_of_embedded")(region, x, embedded, *arrays)
+    return _after_mixture(group, x, place)
 
 
 def _after_mixture(group: "ResidualGroup", x: Array, place: Place) -> Array:
@@ -187,7 +189,7 @@ def _after_mixture(group: "ResidualGroup", x: Array, place: Place) -> Array:
     expand, expand_bias = _after_norm(wide.norm_1, enhancement.to_query_value)
     striped, project = _striped_weights(enhancement.striped), _weights(enhancement.project)
     region = place.rows(_AHEAD + 1).region
-    x = operation("spatial_enhancement")(region, x, expand, expand_bias, *striped, *project)
+    (x,) = operation("spatial_enhancement")(region, x, expand, expand_bias, *striped, *project)
     return _gated_feed_forward(wide.norm_2, wide.feed_forward, x, place.rows(_AHEAD))
 
 
@@ -198,9 +200,9 @@ def _reach(group: "ResidualGroup") -> int:
 
 def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, place: Place) -> Array:
     expand, expand_bias = _after_norm(norm, ffn.expand)
-    return operation("gated_feed_forward")(
-        place.region, x, expand, expand_bias, *_taps(ffn.gate), *_weights(ffn.project)
-    )
+    arrays = expand, expand_bias, *_taps(ffn.gate), *_weights(ffn.project)
+    (x,) = operation("gated_feed_forward")(place.region, x, *arrays)
+    return x
 
 
 def _separating(block: "MixtureOfRankExpertsBlock") -> tuple[Array, ...]:
@@ -217,7 +219,7 @@ def _experts(
 ) -> tuple[Array, ...]:
     """The summary, and the weights of x + MoRE(LN(x)), as the experts' kernels take them."""
     weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
-    expert = block.mixture.gathered(routing.experts)
+    expert = jax.tree.map(lambda array: array.astype(jnp.float32), block.mixture.gathered(routing.experts))
     # The k experts of an image side by side are one of k times the rank; project(features + up(low)) is one map.
     from_features, from_context = _side_by_side(expert.from_features), _side_by_side(expert.from_context)
     up = (expert.up * weights[..., None, None]).reshape(x.shape[0], -1, x.shape[2])
@@ -243,20 +245,26 @@ def _side_by_side(kernels: Float[Array, "n k c r"]) -> Float[Array, "n c kr"]:
 
 def convolution(x: Array, layer: nnx.Conv, place: Place, norm: nnx.LayerNorm | None = None) -> Float[Array, "n h o p"]:
     """A dense 3×3 convolution of (N, H, C, P) features, or of their LayerNorm."""
-    scale, offset = _affine(norm) if norm else (jnp.zeros(0), jnp.zeros(0))
+    scale, offset = _affine(norm) if norm else (jnp.zeros(0, jnp.float32),) * 2
     taps, bias = _weights(layer)
-    return operation("convolution")(place.region, x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
+    (x,) = operation("convolution")(place.region, x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
+    return x
 
 
 def _weights(layer: nnx.Linear | nnx.Conv) -> tuple[Array, Array]:
     assert layer.bias is not None
-    return layer.kernel[...], layer.bias[...]
+    return _float32(layer.kernel), _float32(layer.bias)
 
 
 def _affine(norm: nnx.LayerNorm) -> tuple[Array, Array]:
     assert norm.scale is not None
     assert norm.bias is not None
-    return norm.scale[...], norm.bias[...]
+    return _float32(norm.scale), _float32(norm.bias)
+
+
+def _float32(parameter: nnx.Param[Array]) -> Array:
+    """What the kernels take, whatever type the parameters were cast to."""
+    return parameter[...].astype(jnp.float32)
 
 
 def _taps(layer: nnx.Conv) -> tuple[Float[Array, "taps c"], Float[Array, " c"]]:
@@ -273,61 +281,3 @@ def _after_norm(norm: nnx.LayerNorm, linear: nnx.Linear) -> tuple[Array, Array]:
     kernel, bias = _weights(linear)
     scale, offset = _affine(norm)
     return scale[:, None] * kernel, bias + jnp.matmul(offset, kernel, precision="highest")
-
-
-@functools.cache
-def operation(name: str) -> Callable[..., Any]:
-    """One of the kernels as a differentiable function of its arrays, which come after the region."""
-
-    @jax.custom_vjp
-    def call(region: Array, *arrays: Array) -> Any:
-        return jax.ffi.ffi_call(f"seemore_{name}", _outputs(name, arrays))(region, *arrays)
-
-    def forward(region: Array, *arrays: Array) -> tuple[Any, tuple[Array, ...]]:
-        return call(region, *arrays), (region, *arrays)
-
-    def backward(inputs: tuple[Array, ...], gradients: Any) -> tuple[Array | None, ...]:
-        native.prepare("gradients")
-        region, *arrays = inputs
-        gradients = jax.tree.leaves(gradients)
-        if name == "low_rank_experts":
-            return None, *_low_rank_experts_backward(region, arrays, gradients[0])
-        return None, *_backward(name, region, arrays, gradients, arrays)
-
-    call.defvjp(forward, backward)
-    return call
-
-
-def _backward(
-    name: str, region: Array, arrays: Sequence[Array], gradients: Sequence[Array], of: Sequence[Array]
-) -> tuple[Array, ...]:
-    """The gradients towards the arrays in `of`."""
-    outputs = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in of)
-    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", outputs)(region, *arrays, *gradients))
-
-
-def _low_rank_experts_backward(region: Array, arrays: Sequence[Array], gradient: Array) -> tuple[Array, ...]:
-    """The input is added to the output, and the summary, interpolated between its rows, to the context."""
-    x, _, context, summary, *_ = arrays
-    others = _backward("low_rank_experts", region, arrays, [gradient], [arrays[1], context, *arrays[4:]])
-    _, _, first_row, image_height, summary_rows, *_ = region
-    resize = functools.partial(
-        resize_axis, axis=1, length=x.shape[1], source=summary_rows, target=image_height, first=first_row
-    )
-    (summary_gradient,) = jax.linear_transpose(resize, summary)(others[1])
-    return gradient, *others[:2], summary_gradient, *others[2:]
-
-
-def _outputs(name: str, arrays: Sequence[Array]) -> Any:
-    """Shapes of a kernel's results."""
-    x = arrays[0]
-    n, height, channels, pitch = x.shape
-    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
-    total, reduced = shape((n, channels)), shape((n, height // 4, channels, pitch // 4))
-    if name == "convolution":
-        return shape((n, height, arrays[-1].shape[0], pitch))
-    if name == "features_and_context":
-        return shape(x.shape), shape(x.shape), total
-    if name == "survey":
-        return total, reduced
-    return reduced if name == "reduction" else shape(x.shape)

@@ -22,10 +22,6 @@ from seemore_jax.network.implementations.pallas_stages import (
     Place,
     Stage,
     Weights,
-    gelu,
-    normalize,
-    parts,
-    product,
     round_up,
     stacked,
 )
@@ -37,11 +33,11 @@ _NEIGHBOURS = (-1, 0, 1)
 
 
 def _linear(place: Place, weights: Weights, name: str, x: Array) -> Array:
-    return product(place.image.precision, weights[name], x) + weights[f"{name}_bias"]
+    return place.product(weights[name], x) + weights[f"{name}_bias"]
 
 
 def _norm(place: Place, weights: Weights, x: Array) -> Array:
-    return normalize(place.image.channels, weights["norm"], weights["norm_bias"], x)
+    return place.normalize(weights["norm"], weights["norm_bias"], x)
 
 
 def _convolve(
@@ -61,7 +57,7 @@ def _convolve(
     shifted = [place.shifted(window, column) * place.mask(column) if column else window for column in columns]
     if inner_bias:
         shifted.append(place.masks)
-    outputs = parts(product(place.image.precision, matrix, stacked(shifted)), len(rows))
+    outputs = place.arithmetic.parts(place.product(matrix, stacked(shifted)), len(rows))
     width = place.image.width
     moved = [place.crop(place.shifted(one, row * width)) for one, row in zip(outputs, rows, strict=True)]
     return sum(moved[1:], start=moved[0])
@@ -69,13 +65,14 @@ def _convolve(
 
 def _expand(place: Place, weights: Weights, x: Array) -> tuple[Array, ...]:
     """GELU(conv1(LN(x))) in halves."""
-    return parts(gelu(_linear(place, weights, "expand", _norm(place, weights, x))), 2)
+    expanded = _linear(place, weights, "expand", _norm(place, weights, x))
+    return place.arithmetic.parts(place.arithmetic.gelu(expanded), 2)
 
 
 def _gate(place: Place, weights: Weights, x: Array, values: Array, gate: Array) -> tuple[Array, ...]:
     """x + GELU(conv1(values · depthwise3(gate)))."""
     gate = _convolve(place, weights["gate"], gate, _NEIGHBOURS, _NEIGHBOURS) + weights["gate_bias"]
-    return (x + gelu(_linear(place, weights, "project", values * gate)),)
+    return (x + place.arithmetic.gelu(_linear(place, weights, "project", values * gate)),)
 
 
 def _stripe_along_rows(place: Place, weights: Weights, query: Array) -> tuple[Array, ...]:
@@ -90,7 +87,7 @@ def _stripe_along_columns(
     """x + conv1(column(row) · value); three rows of the neighbourhood are stacked, so each output serves three taps."""
     width, centres = place.image.width, stripe_centres(kernel_size)
     stack = stacked([place.shifted(row, offset * width) for offset in _NEIGHBOURS])
-    outputs = parts(product(place.image.precision, weights["column"], stack), len(centres))
+    outputs = place.arithmetic.parts(place.product(weights["column"], stack), len(centres))
     moved = [place.crop(place.shifted(one, centre * width)) for one, centre in zip(outputs, centres, strict=True)]
     column = sum(moved[1:], start=moved[0]) + weights["column_bias"]
     return (x + _linear(place, weights, "project", column * value),)
@@ -111,12 +108,12 @@ def _normalized(place: Place, weights: Weights, x: Array) -> tuple[Array, ...]:
 def _embed(place: Place, weights: Weights, normalized: Array) -> tuple[Array, ...]:
     """Features and context: conv1(GELU(conv3(normalized))) in halves."""
     embedded = _convolve(place, weights["embed"], normalized, _NEIGHBOURS, _NEIGHBOURS) + weights["embed_bias"]
-    return parts(_linear(place, weights, "expand", gelu(embedded)), 2)
+    return place.arithmetic.parts(_linear(place, weights, "expand", place.arithmetic.gelu(embedded)), 2)
 
 
 def _local(place: Place, weights: Weights, features: Array) -> tuple[Array, ...]:
     striped = _convolve(place, weights["local"], features, _NEIGHBOURS, _NEIGHBOURS, inner_bias=True)
-    return (gelu(striped + weights["local_bias"]),)
+    return (place.arithmetic.gelu(striped + weights["local_bias"]),)
 
 
 def _mix(place: Place, weights: Weights, x: Array, features: Array, context: Array) -> tuple[Array, ...]:
@@ -137,6 +134,7 @@ def _halo(image: Image, rows: int, columns: int) -> int:
     return round_up(rows * image.width + columns, LANES)
 
 
+@functools.cache  # so that equal blocks are one, and share compiled programs
 def feed_forward(image: Image) -> Block:
     """x + GatedFFN(LN(x))."""
     return Block(
@@ -158,6 +156,7 @@ def feed_forward(image: Image) -> Block:
     )
 
 
+@functools.cache  # so that equal blocks are one, and share compiled programs
 def enhancement(image: Image, kernel_size: int) -> Block:
     """x + SEE(LN(x))."""
     reach = kernel_size // 2
@@ -188,6 +187,7 @@ def enhancement(image: Image, kernel_size: int) -> Block:
     )
 
 
+@functools.cache  # so that equal blocks are one, and share compiled programs
 def embedding(image: Image) -> Block:
     """The features and context of MoRE(LN(x)), before the router: it needs the whole image."""
     halo = _halo(image, 1, 1)
@@ -211,6 +211,7 @@ def embedding(image: Image) -> Block:
     )
 
 
+@functools.cache  # so that equal blocks are one, and share compiled programs
 def mixing() -> Block:
     """x + conv1(mixture of the low-rank experts of (features, context))."""
     names = _with_biases("from_features", "from_context", "up", "project")
@@ -255,7 +256,9 @@ def dense_taps(image: Image, kernel: Float[Array, "kh kw c d"]) -> Float[Array, 
 def depthwise_taps(image: Image, kernel: Float[Array, "kh kw 1 c"]) -> Float[Array, "m k"]:
     """The matrix of `_convolve` for a depthwise convolution: a diagonal for each tap."""
     padded = jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (0, image.rows - image.channels)))
-    diagonals = padded.transpose(0, 2, 1)[..., None] * jnp.eye(image.rows)[:, None, :]  # (kh, c, kw, c)
+    diagonals = (
+        padded.transpose(0, 2, 1)[..., None] * jnp.eye(image.rows, dtype=jnp.float32)[:, None, :]
+    )  # (kh, c, kw, c)
     return diagonals.reshape(kernel.shape[0] * image.rows, kernel.shape[1] * image.rows)
 
 

@@ -22,6 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 
 LANES = 128
 SUBLANES = 8
@@ -79,14 +80,14 @@ class Place(NamedTuple):
       masks: for each column offset from −reach to reach, 1 where the pixel at that offset is in the image's row.
       reach: the largest column offset.
       chunk: pixels in the chunk.
-      roll: (array, lanes) to the array rotated to the right.
+      arithmetic: how the operations are computed there.
     """
 
     image: Image
     masks: Float[Array, "offsets window"]
     reach: int
     chunk: int
-    roll: Callable[[Array, int], Array]
+    arithmetic: "Arithmetic"
 
     def mask(self, offset: int) -> Float[Array, "1 window"]:
         """The mask of a column offset."""
@@ -94,11 +95,21 @@ class Place(NamedTuple):
 
     def crop(self, window: Float[Array, "c window"]) -> Float[Array, "c chunk"]:
         """A window without its neighbourhood."""
-        return _crop(window, self.chunk)
+        return self.arithmetic.crop(window, self.chunk)
 
     def shifted(self, window: Float[Array, "c window"], lanes: int) -> Float[Array, "c window"]:
         """The window's pixel p + lanes at p; what comes around the end is not meant to be used."""
-        return _shifted(self.roll, lanes, window) if lanes else window
+        return self.arithmetic.shifted(window, lanes) if lanes else window
+
+    def product(self, matrix: Float[Array, "m k"], x: Float[Array, "k p"]) -> Float[Array, "m p"]:
+        """matrix · x, as `Arithmetic.product` at the image's precision."""
+        return self.arithmetic.product(self.image.precision, matrix, x)
+
+    def normalize(
+        self, scale: Float[Array, "rows 1"], bias: Float[Array, "rows 1"], x: Float[Array, "rows p"]
+    ) -> Float[Array, "rows p"]:
+        """LayerNorm over the image's channels, as `Arithmetic.normalize`."""
+        return self.arithmetic.normalize(self.image.channels, scale, bias, x)
 
 
 class Stage(NamedTuple):
@@ -184,48 +195,48 @@ def apply(
       per_image: those that each image has its own of, (N, …).
       maps: the block's inputs, in the compute dtype.
     """
-    if block.fits(image):
-        return _fused(block, image, dict(weights), dict(per_image), tuple(maps))
-    return _by_xla(block, image, weights, per_image, maps)
+    weights, per_image = dict(weights), dict(per_image)
+    if not block.fits(image):
+        return _by_xla(block, image, weights, per_image, maps)
+    operation = _fused(block, image, tuple(sorted(weights)), tuple(sorted(per_image)))
+    return operation(*_leaves(weights), *_leaves(per_image), *maps)
 
 
 # The kernels.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _fused(
-    block: Block, image: Image, weights: Weights, per_image: Weights, maps: tuple[Array, ...]
-) -> tuple[Array, ...]:
-    like = jax.ShapeDtypeStruct(maps[0].shape, maps[0].dtype)
-    results = [like] * len(block.outputs)
-    kernel = functools.partial(_forward_kernel, block, image, sorted(weights), sorted(per_image))
-    buffers = len(block.buffers)
-    return tuple(_call(block, image, f"{block.name}_forward", kernel, weights, per_image, maps, results, buffers))
+@functools.cache
+def _fused(block: Block, image: Image, shared: tuple[str, ...], own: tuple[str, ...]) -> FusedOperation:
+    """The block as an operation on the weights in `shared`, those in `own`, and the maps, in this order."""
+    weight_count, map_count = len(shared) + len(own), len(block.inputs)
 
+    def separated(arrays: Sequence[Array]) -> tuple[Weights, Weights, Sequence[Array]]:
+        weights = dict(zip(shared, arrays, strict=False))
+        per_image = dict(zip(own, arrays[len(shared) :], strict=False))
+        return weights, per_image, arrays[weight_count:]
 
-def _fused_forward(
-    block: Block, image: Image, weights: Weights, per_image: Weights, maps: tuple[Array, ...]
-) -> tuple[tuple[Array, ...], Any]:
-    return _fused(block, image, weights, per_image, maps), (weights, per_image, maps)
+    def plain(*arrays: Array) -> Arrays:
+        return _by_xla(block, image, *separated(arrays))
 
+    def forward(*arrays: Array) -> Arrays:
+        weights, per_image, maps = separated(arrays)
+        results = [jax.ShapeDtypeStruct(maps[0].shape, maps[0].dtype)] * len(block.outputs)
+        kernel = functools.partial(_forward_kernel, block, image, shared, own)
+        name, buffers = f"{block.name}_forward", len(block.buffers)
+        return tuple(_call(block, image, name, kernel, weights, per_image, maps, results, buffers))
 
-def _fused_backward(block: Block, image: Image, saved: Any, cotangents: tuple[Array, ...]) -> tuple[Any, Any, Any]:
-    weights, per_image, maps = saved
-    results = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in _leaves(weights) + _leaves(per_image)]
-    results += [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in maps]
-    kernel = functools.partial(_backward_kernel, block, image, sorted(weights), sorted(per_image))
-    buffers = 2 * len(block.buffers) + len(block.inputs)
-    given = (*maps, *(ct.astype(maps[0].dtype) for ct in cotangents))
-    flat = _call(block, image, f"{block.name}_backward", kernel, weights, per_image, given, results, buffers)
-    shared, own = len(weights), len(weights) + len(per_image)
-    return (
-        dict(zip(sorted(weights), flat[:shared], strict=True)),
-        dict(zip(sorted(per_image), flat[shared:own], strict=True)),
-        tuple(flat[own:]),
-    )
+    def backward(*arrays: Array) -> Arrays:
+        weights, per_image, given = separated(arrays)
+        dtype = given[0].dtype
+        results = [jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for leaf in arrays[:weight_count]]
+        results += [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in given[:map_count]]
+        kernel = functools.partial(_backward_kernel, block, image, shared, own)
+        name, buffers = f"{block.name}_backward", 2 * len(block.buffers) + len(block.inputs)
+        given = [*given[:map_count], *(cotangent.astype(dtype) for cotangent in given[map_count:])]
+        return tuple(_call(block, image, name, kernel, weights, per_image, given, results, buffers))
 
-
-_fused.defvjp(_fused_forward, _fused_backward)
+    batched = tuple(range(len(shared), weight_count + map_count))
+    return FusedOperation(block.name, plain, forward, backward, batched)
 
 
 def _leaves(weights: Weights) -> list[Array]:
@@ -263,7 +274,8 @@ def _call(
         grid=(count,),
         in_specs=[spec(array, own) for array, own in zip(arguments, owned, strict=True)],
         out_specs=[spec(array, len(array.shape) == 3) for array in results],
-        out_shape=list(results),
+        # Inside a program, the axes of a mesh over which arrays vary play no part.
+        out_shape=[result.update(manual_axis_type=jax.sharding.ManualAxisType()) for result in results],
         scratch_shapes=[pltpu.VMEM((image.rows, image.lanes + 2 * block.halo), jnp.float32)] * buffers,
         name=name,
     )
@@ -382,7 +394,7 @@ def _load(stage: Stage, weights: Mapping[str, Any]) -> dict[str, Array]:
 def _place(block: Block, image: Image, stage: Stage, masks: Any, start: Any) -> Place:
     length = image.chunk + 2 * stage.halo
     window = masks[:, pl.ds(start + block.halo - stage.halo, length)]
-    return Place(image, window, block.reach, image.chunk, lambda x, lanes: pltpu.roll(x, lanes % x.shape[1], 1))
+    return Place(image, window, block.reach, image.chunk, _IN_KERNELS)
 
 
 def _run(block: Block, image: Image, stage: Stage, maps: _Maps, masks: Any, weights: Mapping[str, Any]) -> None:
@@ -458,7 +470,7 @@ def _by_xla(
         known = {name: one.astype(jnp.float32) for name, one in zip(block.inputs, maps, strict=True)}
         for stage in block.stages:
             masks = column_masks(image, block.reach, stage.halo)
-            place = Place(image, masks, block.reach, image.lanes, lambda x, lanes: jnp.roll(x, lanes, 1))
+            place = Place(image, masks, block.reach, image.lanes, _IN_XLA)
             windows = [jnp.pad(known[name], ((0, 0), (stage.halo_of(name),) * 2)) for name in stage.reads]
             chunks = stage.function(place, {**weights, **per_image}, *windows)
             for name, chunk in zip(stage.writes, chunks, strict=True):
@@ -481,18 +493,28 @@ def column_masks(image: Image, reach: int, halo: int) -> Float[Array, "offsets l
     return jnp.asarray(np.pad(inside.astype(np.float32), ((0, rows), (halo, halo + lanes))))
 
 
-# Operations that stages are made of, with gradients that Mosaic can compile.
+# Operations that stages are made of.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _shifted(roll: Callable[[Array, int], Array], lanes: int, window: Array) -> Array:
-    return roll(window, -lanes)
+class Arithmetic(NamedTuple):
+    """The operations of stages.
 
+    Attributes:
+      shifted: (window, lanes) to the window's pixel p + lanes at p, turned around at the end.
+      parts: (array, count) to that many equal parts of its rows, the inverse of `stacked`.
+      crop: (window, chunk) to the chunk in the middle of the window.
+      product: (precision, matrix, x) to matrix · x, in one bfloat16 pass or at a precision; the sum is float32.
+      gelu: x to x·Φ(x).
+      normalize: (channels, scale, bias, x) to the LayerNorm over the first `channels` rows, eps 1e-6; the others are
+        padding, and zero after it.
+    """
 
-_shifted.defvjp(
-    lambda roll, lanes, window: (roll(window, -lanes), None),
-    lambda roll, lanes, _, ct: (roll(ct, lanes),),
-)
+    shifted: Callable[[Array, int], Array]
+    parts: Callable[[Array, int], tuple[Array, ...]]
+    crop: Callable[[Array, int], Array]
+    product: Callable[[Any, Array, Array], Array]
+    gelu: Callable[[Array], Array]
+    normalize: Callable[[int, Array, Array, Array], Array]
 
 
 def stacked(arrays: Sequence[Float[Array, "_ p"]]) -> Float[Array, "rows p"]:
@@ -500,20 +522,71 @@ def stacked(arrays: Sequence[Float[Array, "_ p"]]) -> Float[Array, "rows p"]:
     return jnp.concatenate(arrays, axis=0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def parts(array: Float[Array, "rows p"], count: int) -> tuple[Float[Array, "_ p"], ...]:
-    """The inverse of `stacked` for equal parts."""
+def _shifted(window: Array, lanes: int) -> Array:
+    return jnp.roll(window, -lanes, 1)
+
+
+def _parts(array: Float[Array, "rows p"], count: int) -> tuple[Float[Array, "_ p"], ...]:
     rows = array.shape[0] // count
     return tuple(array[i * rows : (i + 1) * rows] for i in range(count))
 
 
-parts.defvjp(lambda array, count: (parts(array, count), None), lambda count, _, cts: (stacked(cts),))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _crop(window: Array, chunk: int) -> Array:
     halo = (window.shape[1] - chunk) // 2
     return window[:, halo : halo + chunk] if halo else window
+
+
+def _product(precision: Any, matrix: Float[Array, "m k"], x: Float[Array, "k p"]) -> Float[Array, "m p"]:
+    return _dot(precision, matrix, x, 1, 0)
+
+
+def _dot(precision: Any, a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
+    return jax.lax.dot_general(
+        a, b, (((a_axis,), (b_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def _gelu(x: Array) -> Array:
+    return x * _normal_distribution(x)
+
+
+def _normal_distribution(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+def _normalize(
+    channels: int, scale: Float[Array, "rows 1"], bias: Float[Array, "rows 1"], x: Float[Array, "rows p"]
+) -> Float[Array, "rows p"]:
+    return _standardized(channels, x)[0] * scale + bias
+
+
+def _standardized(channels: int, x: Array) -> tuple[Array, Array]:
+    centred = x - jnp.sum(x, axis=0, keepdims=True) / channels
+    if channels != x.shape[0]:
+        centred *= (jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0) < channels).astype(x.dtype)
+    variance = jnp.sum(centred * centred, axis=0, keepdims=True) / channels
+    deviation = jax.lax.rsqrt(variance + 1e-6)
+    return centred * deviation, deviation
+
+
+_IN_XLA = Arithmetic(_shifted, _parts, _crop, _product, _gelu, _normalize)
+
+
+# The same with gradients that Mosaic can compile.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _rolled(window: Array, lanes: int) -> Array:
+    return pltpu.roll(window, -lanes % window.shape[1], 1)
+
+
+_rolled.defvjp(
+    lambda window, lanes: (_rolled(window, lanes), None),
+    lambda lanes, _, ct: (pltpu.roll(ct, lanes % ct.shape[1], 1),),
+)
+
+_kernel_parts = jax.custom_vjp(_parts, nondiff_argnums=(1,))
+_kernel_parts.defvjp(lambda array, count: (_parts(array, count), None), lambda count, _, cts: (stacked(cts),))
 
 
 def _crop_backward(chunk: int, saved: Array, ct: Array) -> tuple[Array]:
@@ -524,13 +597,8 @@ def _crop_backward(chunk: int, saved: Array, ct: Array) -> tuple[Array]:
     return (jnp.concatenate([zeros, ct, zeros], axis=1),)
 
 
-_crop.defvjp(lambda window, chunk: (_crop(window, chunk), window), _crop_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def product(precision: Any, matrix: Float[Array, "m k"], x: Float[Array, "k p"]) -> Float[Array, "m p"]:
-    """matrix · x in one bfloat16 pass, or at a precision; the sum is float32."""
-    return _dot(precision, matrix, x, 1, 0)
+_kernel_crop = jax.custom_vjp(_crop, nondiff_argnums=(1,))
+_kernel_crop.defvjp(lambda window, chunk: (_crop(window, chunk), window), _crop_backward)
 
 
 def _product_backward(precision: Any, saved: tuple[Array, Array], ct: Array) -> tuple[Array, Array]:
@@ -538,23 +606,8 @@ def _product_backward(precision: Any, saved: tuple[Array, Array], ct: Array) -> 
     return _dot(precision, ct, x, 1, 1), _dot(precision, matrix.T, ct, 1, 0)
 
 
-product.defvjp(lambda precision, matrix, x: (product(precision, matrix, x), (matrix, x)), _product_backward)
-
-
-def _dot(precision: Any, a: Array, b: Array, a_axis: int, b_axis: int) -> Array:
-    return jax.lax.dot_general(
-        a, b, (((a_axis,), (b_axis,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-    )
-
-
-@jax.custom_vjp
-def gelu(x: Array) -> Array:
-    """x·Φ(x)."""
-    return x * _normal_distribution(x)
-
-
-def _normal_distribution(x: Array) -> Array:
-    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+_kernel_product = jax.custom_vjp(_product, nondiff_argnums=(0,))
+_kernel_product.defvjp(lambda precision, matrix, x: (_product(precision, matrix, x), (matrix, x)), _product_backward)
 
 
 def _gelu_forward(x: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -567,24 +620,8 @@ def _gelu_backward(saved: tuple[Array, Array], ct: Array) -> tuple[Array]:
     return (ct * (probability + x * jnp.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))),)
 
 
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalize(
-    channels: int, scale: Float[Array, "rows 1"], bias: Float[Array, "rows 1"], x: Float[Array, "rows p"]
-) -> Float[Array, "rows p"]:
-    """LayerNorm over the first `channels` rows, eps 1e-6; the others are padding, and zero after it."""
-    return _standardized(channels, x)[0] * scale + bias
-
-
-def _standardized(channels: int, x: Array) -> tuple[Array, Array]:
-    centred = x - jnp.sum(x, axis=0, keepdims=True) / channels
-    if channels != x.shape[0]:
-        centred *= (jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0) < channels).astype(x.dtype)
-    variance = jnp.sum(centred * centred, axis=0, keepdims=True) / channels
-    deviation = jax.lax.rsqrt(variance + 1e-6)
-    return centred * deviation, deviation
+_kernel_gelu = jax.custom_vjp(_gelu)
+_kernel_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def _normalize_forward(channels: int, scale: Array, bias: Array, x: Array) -> tuple[Array, Any]:
@@ -601,4 +638,7 @@ def _normalize_backward(channels: int, saved: Any, ct: Array) -> tuple[Array, Ar
     return jnp.sum(ct * standard, axis=1, keepdims=True), jnp.sum(ct, axis=1, keepdims=True), by_x
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
+_kernel_normalize = jax.custom_vjp(_normalize, nondiff_argnums=(0,))
+_kernel_normalize.defvjp(_normalize_forward, _normalize_backward)
+
+_IN_KERNELS = Arithmetic(_rolled, _kernel_parts, _kernel_crop, _kernel_product, _kernel_gelu, _kernel_normalize)

@@ -67,7 +67,7 @@ def apply_groups(
     image = Image.of(x.shape[1], x.shape[2], config)
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]
-    states = jax.tree.map(lambda *layers: jnp.stack(layers), *(state for _, state in split))
+    states = jax.tree.map(lambda *layers: jnp.stack(layers).astype(jnp.float32), *(state for _, state in split))
     weights = jax.vmap(lambda state: group_weights(nnx.merge(graph, state), image, config))(states)
 
     def step(x: Array, weights: GroupWeights) -> tuple[Array, Routing]:
@@ -135,7 +135,8 @@ def _routed_experts(
     pooled = jnp.sum(features, axis=2, dtype=jnp.float32)[:, : image.channels] / image.pixels
     probabilities = jax.nn.softmax(jnp.matmul(pooled, weights.router, precision=config.precision), axis=-1)
     top, chosen = jax.lax.top_k(probabilities, config.topk)
-    picked = jax.nn.one_hot(chosen, config.num_experts)  # (N, K, E): a sum is faster here than a gather
+    # (N, K, E): a sum is faster here than a gather.
+    picked = jax.nn.one_hot(chosen, config.num_experts, dtype=jnp.float32)
 
     def gather(name: str, by: Array) -> Array:
         return jnp.einsum("nke,erc->nkrc", by, weights.experts[name], precision="highest")

@@ -95,7 +95,7 @@ def _detail(error: Exception) -> str:
 
 def _compiled(source: str) -> Path:
     """The compiled file of a source file, for this compiler, CPU and version of XLA."""
-    path = _cache() / f"{source}-{_identity()}.so"
+    path = _cache() / f"{source}-{identity()}.so"
     if not path.exists():
         _LOG.warning("compiling %s.cc for this CPU: once on this machine, for some seconds", source)
         with replacing(path) as temporary:
@@ -108,7 +108,7 @@ def _compiler() -> list[str]:
     return os.environ.get("CXX", "c++").split()
 
 
-def _identity() -> str:
+def identity() -> str:
     """Of the sources, the compiler, the CPU and the version of XLA."""
     version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
@@ -132,3 +132,9 @@ def _cpu() -> str:
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
+
+
+def cpu_name() -> str:
+    """The CPU's model, for people."""
+    first = _cpu().splitlines()[0] if _cpu() else ""
+    return first.partition(":")[2].strip() or platform.processor() or platform.machine()

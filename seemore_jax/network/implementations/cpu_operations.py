@@ -1,0 +1,296 @@
+"""The operations that the CPU's kernels compute: for each one its kernels, and the same function in JAX.
+
+Feature maps are (N, H, C, P) here: each image row is C lines of P floats, P being the width rounded up to whole
+vectors. The first array of each operation is the region (`Region`): it says which part of the arrays is image. Outside
+of it, the kernels leave arbitrary finite values, and the functions in JAX zeros.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from seemore_jax.network.depthwise import depthwise_conv_general_dilated
+from seemore_jax.network.extent import Extent, inside, resize_axis, total
+from seemore_jax.network.implementations import native
+from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
+from seemore_jax.network.layers import gelu
+
+Lines = Float[Array, "n h c p"]
+Pixels = Float[Array, "n h p c"]
+
+_EPSILON = 1e-6  # of LayerNorm
+_product = functools.partial(jnp.matmul, precision="highest")
+
+
+class Region(NamedTuple):
+    """The valid region of padded arrays, in pixels; `Region` in native/call.h has the same fields.
+
+    Attributes:
+      height, width: size of the image in the arrays.
+      first_row: index, in the full image, of the arrays' first row.
+      image_height: height of the full image.
+      summary_rows: valid rows of the context's summary.
+      begin, end: rows that are part of sums over the image; the others belong to neighbouring strips.
+      compute_begin, compute_end: rows that have to be computed.
+    """
+
+    height: Int[Array, ""]
+    width: Int[Array, ""]
+    first_row: Int[Array, ""]
+    image_height: Int[Array, ""]
+    summary_rows: Int[Array, ""]
+    begin: Int[Array, ""]
+    end: Int[Array, ""]
+    compute_begin: Int[Array, ""]
+    compute_end: Int[Array, ""]
+
+    @property
+    def extent(self) -> Extent:
+        """The same, as the plain network has it."""
+        return Extent(self.height, self.width, self.first_row, self.image_height, self.begin, self.end)
+
+
+def operation(name: str) -> Callable[..., Arrays]:
+    """The operation of that name, as a function of the region and its arrays."""
+    return _OPERATIONS[name]
+
+
+# The operations in JAX.
+
+
+def _convolution(region: Array, x: Lines, scale: Array, offset: Array, taps: Array, bias: Array) -> Arrays:
+    """A dense 3×3 convolution, of x or, if `scale` is not empty, of its LayerNorm."""
+    extent, pixels = Region(*region).extent, _to_pixels(x)
+    if scale.size:
+        pixels = _normalize(pixels) * scale + offset
+    convolved = jax.lax.conv_general_dilated(
+        inside(pixels, extent),
+        taps.reshape(3, 3, -1, bias.shape[0]),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
+    return (_to_lines(convolved + bias, extent),)
+
+
+def _features_and_context(region: Array, x: Lines, *weights: Array) -> Arrays:
+    """Local features and context of an embedded input, and the sum of the features over the image."""
+    extent = Region(*region).extent
+    features, context = _separate(extent, x, *weights)
+    return _to_lines(features, extent), _to_lines(context, extent), total(features, extent)
+
+
+def _separate(extent: Extent, x: Lines, expand: Array, expand_bias: Array, *striped: Array) -> tuple[Pixels, Pixels]:
+    expanded = _product(gelu(_to_pixels(x)), expand) + expand_bias
+    local, context = jnp.split(expanded, 2, axis=-1)
+    return gelu(_striped(local, extent, *striped)), context
+
+
+def _survey(region: Array, x: Lines, *arrays: Array) -> Arrays:
+    """The sum of the features over the image, and the context after its first reduction, before GELU."""
+    *separating, taps, bias = arrays
+    _, context, features_sum = _features_and_context(region, x, *separating)
+    return features_sum, *_reduction(region, context, taps, bias)
+
+
+def _reduction(region: Array, context: Lines, taps: Array, bias: Array) -> Arrays:
+    """A depthwise 4×4 convolution of stride 4."""
+    extent = Region(*region).extent
+    reduced = _depthwise(_to_pixels(context), taps, (4, 4), (4, 4), "VALID") + bias
+    quarter = extent._replace(height=extent.height // 4, width=extent.width // 4)
+    return (_to_lines(reduced, quarter),)
+
+
+def _low_rank_experts(
+    region: Array,
+    x: Lines,
+    features: Lines,
+    context: Lines,
+    summary: Lines,
+    from_features: Float[Array, "n c r"],
+    from_features_bias: Float[Array, "n r"],
+    from_context: Float[Array, "n c r"],
+    from_context_bias: Float[Array, "n r"],
+    out: Float[Array, "n cr c"],
+    out_bias: Float[Array, "n c"],
+) -> Arrays:
+    """x + out(features, low rank), where low rank = from_features(features) · from_context(context + summary).
+
+    Each image has weights of its own. The summary has fewer rows, between which it is interpolated.
+    """
+    valid = Region(*region)
+    resized = resize_axis(_to_pixels(summary), 1, x.shape[1], valid.summary_rows, valid.image_height, valid.first_row)
+    pixels = _to_pixels(features)
+
+    def linear(pixels: Pixels, kernel: Array, bias: Array) -> Pixels:
+        return jnp.einsum("nhwc,ncr->nhwr", pixels, kernel, precision="highest") + bias[:, None, None]
+
+    low_rank = linear(pixels, from_features, from_features_bias)
+    low_rank *= linear(_to_pixels(context) + resized, from_context, from_context_bias)
+    mixed = linear(jnp.concatenate([pixels, low_rank], axis=-1), out, out_bias)
+    return (_to_lines(_to_pixels(x) + mixed, valid.extent),)
+
+
+def _low_rank_experts_of_embedded(region: Array, x: Lines, embedded: Lines, *arrays: Array) -> Arrays:
+    """`_low_rank_experts`, with features and context computed from the embedded input."""
+    separating, experts = arrays[:6], arrays[6:]
+    features, context, _ = _features_and_context(region, embedded, *separating)
+    return _low_rank_experts(region, x, features, context, *experts)
+
+
+def _gated_feed_forward(
+    region: Array,
+    x: Lines,
+    expand: Array,
+    expand_bias: Array,
+    taps: Array,
+    taps_bias: Array,
+    project: Array,
+    project_bias: Array,
+) -> Arrays:
+    """x + GELU(project(values · depthwise3(gate))), where values and gate are the halves of GELU(expand(LN(x)))."""
+    extent, pixels = Region(*region).extent, _to_pixels(x)
+    values, gate = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
+    gate = _depthwise(inside(gate, extent), taps, (3, 3)) + taps_bias
+    return (_to_lines(pixels + gelu(_product(values * gate, project) + project_bias), extent),)
+
+
+def _spatial_enhancement(region: Array, x: Lines, expand: Array, expand_bias: Array, *arrays: Array) -> Arrays:
+    """x + project(striped(query) · value), where query and value are the halves of GELU(expand(LN(x)))."""
+    extent, pixels = Region(*region).extent, _to_pixels(x)
+    *striped, project, project_bias = arrays
+    query, value = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
+    enhanced = _product(_striped(query, extent, *striped) * value, project) + project_bias
+    return (_to_lines(pixels + enhanced, extent),)
+
+
+def _striped(x: Pixels, extent: Extent, row: Array, row_bias: Array, column: Array, column_bias: Array) -> Pixels:
+    along_row = _depthwise(inside(x, extent), row, (1, row.shape[0])) + row_bias
+    return _depthwise(inside(along_row, extent), column, (column.shape[0], 1)) + column_bias
+
+
+def _depthwise(
+    x: Pixels,
+    taps: Float[Array, "k c"],
+    size: tuple[int, int],
+    strides: tuple[int, int] = (1, 1),
+    padding: str = "SAME",
+) -> Float[Array, "n h2 p2 c"]:
+    return depthwise_conv_general_dilated(
+        x,
+        taps.reshape(*size, 1, -1),
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+        precision="highest",
+    )
+
+
+def _normalize(x: Pixels) -> Pixels:
+    """LayerNorm without its affine map."""
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + _EPSILON)
+
+
+def _to_pixels(x: Lines) -> Pixels:
+    return x.swapaxes(2, 3)
+
+
+def _to_lines(x: Pixels, extent: Extent) -> Lines:
+    return inside(x, extent).swapaxes(2, 3)
+
+
+# The kernels.
+
+
+def _kernel(name: str) -> Callable[..., Arrays]:
+    """The forward kernel of an operation."""
+
+    def forward(region: Array, *arrays: Array) -> Arrays:
+        shapes = _result_shapes(name, arrays)
+        return tuple(jax.ffi.ffi_call(f"seemore_{name}", shapes)(region, *arrays))
+
+    return forward
+
+
+def _backward_kernel(name: str) -> Callable[..., Arrays]:
+    """The backward kernel: from region, arrays and the results' cotangents to the cotangents of the arrays."""
+
+    def backward(region: Array, *arrays_and_cotangents: Array) -> Arrays:
+        count = len(arrays_and_cotangents) - _RESULTS[name]
+        arrays, cotangents = arrays_and_cotangents[:count], arrays_and_cotangents[count:]
+        return _call_backward(name, region, arrays, cotangents, arrays)
+
+    return backward
+
+
+def _call_backward(
+    name: str, region: Array, arrays: Sequence[Array], cotangents: Sequence[Array], of: Sequence[Array]
+) -> Arrays:
+    """The cotangents of the arrays in `of`."""
+    native.prepare("gradients")
+    shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in of)
+    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", shapes)(region, *arrays, *cotangents))
+
+
+def _low_rank_experts_backward(region: Array, *arrays_and_cotangent: Array) -> Arrays:
+    """The kernel gives the cotangent of the summary after its interpolation; and x is added to the result."""
+    *arrays, cotangent = arrays_and_cotangent
+    x, features, context, summary, *experts = arrays
+    others = _call_backward("low_rank_experts", region, arrays, [cotangent], [features, context, *experts])
+    valid = Region(*region)
+    resize = functools.partial(
+        resize_axis,
+        axis=1,
+        length=x.shape[1],
+        source=valid.summary_rows,
+        target=valid.image_height,
+        first=valid.first_row,
+    )
+    (of_summary,) = jax.linear_transpose(resize, summary)(others[1])
+    return cotangent, *others[:2], of_summary, *others[2:]
+
+
+def _result_shapes(name: str, arrays: Sequence[Array]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    x = arrays[0]
+    n, height, channels, pitch = x.shape
+    shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    features_sum, reduced = shape((n, channels)), shape((n, height // 4, channels, pitch // 4))
+    if name == "convolution":
+        return (shape((n, height, arrays[-1].shape[0], pitch)),)
+    if name == "features_and_context":
+        return shape(x.shape), shape(x.shape), features_sum
+    if name == "survey":
+        return features_sum, reduced
+    return (reduced,) if name == "reduction" else (shape(x.shape),)
+
+
+def _fused(
+    plain: Callable[..., Arrays], *, batched: Sequence[int] = (1,), backward: Callable[..., Arrays] | None = None
+) -> FusedOperation:
+    name = plain.__name__.lstrip("_")
+    return FusedOperation(name, plain, _kernel(name), backward, tuple(batched), ("cpu",))
+
+
+_RESULTS = {"features_and_context": 3} | dict.fromkeys(
+    ("convolution", "reduction", "gated_feed_forward", "spatial_enhancement"), 1
+)
+_OPERATIONS = {
+    fused.name: fused
+    for fused in (
+        *(
+            _fused(plain, backward=_backward_kernel(plain.__name__.lstrip("_")))
+            for plain in (_convolution, _features_and_context, _reduction, _gated_feed_forward, _spatial_enhancement)
+        ),
+        _fused(_low_rank_experts, batched=range(1, 11), backward=_low_rank_experts_backward),
+        # For images in strips, which nobody differentiates: their gradients have no kernels.
+        _fused(_survey),
+        _fused(_low_rank_experts_of_embedded, batched=(1, 2, *range(9, 16))),
+    )
+}
