@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
     graph, abstract = nnx.split(SeemoRe.abstract(network_config(config)))
 
     def on_devices(parameters: nnx.State) -> TrainState:
-        return initial_state(parameters, optimizer, average=config.ema_decay > 0, seed=config.seed, mesh=mesh)
+        return initial_state(parameters, optimizer, average=config.ema_decay > 0, mesh=mesh)
 
     with contextlib.ExitStack() as cleanup:
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
