@@ -120,13 +120,14 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
             validate = last or done % config.validate_every == 0
             if validate or done % config.checkpoint_every == 0 or progress.stop_requested:
                 progress.settle()  # a state whose loss is not finite must not be saved
-                psnr = None
-                if validate:
-                    psnr = _validate(validation, state, done, progress, records)
-                    _export(graph, state, workdir / "weights" / f"step_{done:08d}.safetensors")
-                checkpoints.save(state, psnr)
-                if records:
-                    records.upload()
+                with progress.pause():
+                    psnr = None
+                    if validate:
+                        psnr = _validate(validation, state, done, progress, records)
+                        _export(graph, state, workdir / "weights" / f"step_{done:08d}.safetensors")
+                    checkpoints.save(state, psnr)
+                    if records:
+                        records.upload()
 
         if done < config.num_steps:
             # All processes stop after the same step; those that got no signal themselves report the usual one.

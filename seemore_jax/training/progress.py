@@ -1,7 +1,9 @@
 """Following a run step by step: finite losses, requests to stop, rates, and the progress bar."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 
 import optax
 from tqdm import tqdm
@@ -73,6 +75,16 @@ class Progress:
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         if self._records and step % self._log_every == 0:
             self._log(self._records, step, metrics)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What the block takes, such as a validation or a checkpoint, is left out of the rate of images."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            step, then = self._logged
+            self._logged = step, then + time.monotonic() - begin
 
     def say(self, line: str) -> None:
         """Prints a line above the bar, on the first process."""
