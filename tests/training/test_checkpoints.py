@@ -66,7 +66,7 @@ def test_checkpoints_of_older_versions_are_restored_exactly(tmp_path: Path) -> N
         manager.save(7, args=ocp.args.StandardSave({**fields, "key": jax.random.key_data(jax.random.key(7))}))
     found = restored(tmp_path)
     assert found is not None
-    assert jax.tree.structure(found) == jax.tree.structure(saved)
+    assert found.average is None
     for array, expected in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
         assert array.dtype == expected.dtype
         assert (array == expected).all()
