@@ -42,8 +42,8 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
       The exit status: 0 when all steps are done, 128 + the signal's number after a signal.
 
     Raises:
-      InputError: the configuration, the data or the workdir cannot be used; found before anything is compiled.
-      TrainingError: the loss is no longer finite.
+      InputError: the configuration, the data or the workdir cannot be used, found before anything is compiled; or the
+        loss is no longer finite, on all processes after the same step.
     """
     # 1. Everything that can be wrong.
     check_training(config, jax.device_count())

@@ -8,12 +8,9 @@ from collections.abc import Iterator
 import optax
 from tqdm import tqdm
 
+from seemore_jax.errors import InputError
 from seemore_jax.training.records import Records
 from seemore_jax.training.step import Metrics
-
-
-class TrainingError(Exception):
-    """A run that cannot go on; the message is one line."""
 
 
 class Progress:
@@ -59,14 +56,14 @@ class Progress:
         """Waits for the metrics that were added last and reads them.
 
         Raises:
-          TrainingError: the loss is not finite.
+          InputError: the loss is not finite, as it would be again with this configuration.
         """
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         loss = float(metrics.loss.total)
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise InputError(
                 f"step {step}: the loss is {loss}; the last checkpoint is from before it. "
                 "Lower learning_rate, or set gradient_clip"
             )
