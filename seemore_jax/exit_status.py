@@ -15,6 +15,7 @@ it: it is status 1 if it is a `RuntimeError`, which is all that JAX makes of a l
 `python -m seemore_jax upscale` ends with 1 if some images could not be upscaled.
 """  # noqa: E501 (a line of a table cannot be broken)
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -87,9 +88,27 @@ def _parse_flags(arguments: Sequence[str]) -> Any:
         if len(left) > 1:
             raise flags.Error(f"unexpected argument {left[1]!r}")
     except Exception as error:  # a configuration file is a program, and can fail in any way
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        sys.exit(_complain(lines[0] if lines else type(error).__name__))
+        sys.exit(_complain(_unknown_field(arguments) or configuration_error(error)))
     return left
+
+
+def configuration_error(error: Exception) -> str:
+    """One line of an error of ml_collections: the first, or that of the error in the configuration file itself."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^\w*Error: ", "", lines[-1])
+    return lines[0]
+
+
+def _unknown_field(arguments: Sequence[str]) -> str | None:
+    """A line about a field that the experiment of `--config` has not, if that is what is wrong."""
+    from seemore_jax.experiment import unknown_field  # not every command has one
+
+    files = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    try:
+        return unknown_field(files[-1], arguments) if files else None
+    except InputError:  # then it is the file that is wrong
+        return None
 
 
 def _complain(line: str) -> int:
