@@ -126,7 +126,8 @@ class Watch:
                 time.sleep(3 * POLL_SECONDS)  # with this process goes the store, and JAX aborts who still needs it
             self._end(f"process {index} ended: {line}", int(status))  # a scheduler sees the same from all of them
         if not self._first_host:
-            self._first_host = next((_host(sign) for index, sign in self._read(_ALIVE).items() if index == 0), "")
+            first = self._read(_ALIVE).get(0, _DONE)
+            self._first_host = "" if first == _DONE else _host(first)
         if self._judge:
             for line in self._judge.look(self._read(_ALIVE), time.monotonic()):
                 tqdm.write(line, file=sys.stderr)
