@@ -3,8 +3,6 @@
 python train.py --config=configs/seemore_t_x4.py --workdir=DIR [--config.FIELD=VALUE ...]
 """
 
-import sys
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -13,7 +11,6 @@ from seemore_jax.exit_status import run_script
 from seemore_jax.files import path_of
 from seemore_jax.training.distributed import process_flags
 from seemore_jax.training.loop import train
-from seemore_jax.training.progress import TrainingError
 from seemore_jax.training.watch import watched
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
@@ -27,11 +24,7 @@ def main() -> int:
     use_compilation_cache()
     _join_processes()
     with watched("start all processes again to go on from the last checkpoint") as watch:
-        try:
-            return train(_CONFIG.value, path_of(_WORKDIR.value), watch)
-        except TrainingError as error:  # all processes raise it, at the same step
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        return train(_CONFIG.value, path_of(_WORKDIR.value), watch)
 
 
 if __name__ == "__main__":

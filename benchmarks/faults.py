@@ -155,7 +155,7 @@ class Case:
         return self.rng.randint(*INJECTED_AT)
 
 
-_LOST = r"error: .*(no sign of life|coordinates the run)|another task died"
+_LOST = r"error: .*(no sign of life|coordinates the run)"
 
 
 def killed(case: Case) -> Outcome:
@@ -188,6 +188,8 @@ def _hit(case: Case, number: signal.Signals, index: int) -> Outcome:
             running.processes[index].send_signal(signal.SIGCONT)
             seconds += running.end(ALL_END_WITHIN)
     said = _said(running.outputs(besides=(index,)), _LOST)
+    if number == signal.SIGSTOP and not _said(running.outputs()[index : index + 1], "error: this process stood still"):
+        said = ""
     return Outcome(f"{number.name} to process {index} at step {step}", running.statuses, seconds, said)
 
 

@@ -105,7 +105,7 @@ def _measure_device(source: TfdsSource, options: argparse.Namespace) -> dict[str
     config = recipe(options.variant, options.scale)
     mesh, optimizer = make_mesh(), make_optimizer(config)
     graph, parameters = nnx.split(SeemoRe(network_config(config), rngs=nnx.Rngs(0)), nnx.Param)[:2]
-    state = initial_state(parameters, optimizer, average=False, seed=0, mesh=mesh)
+    state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     plan = plan_tiles(source, mesh, scale=options.scale, patch_size=options.patch_size)
     tiles = place_tiles(source, plan, mesh)
     fetch = functools.partial(cut_patches, scale=options.scale, patch_size=options.patch_size)

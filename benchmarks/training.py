@@ -115,7 +115,7 @@ def our_step(model: sj.SeemoRe, batch: tuple[np.ndarray, np.ndarray]) -> tuple[S
     """A step of training, which returns the loss before it; and the compiled program."""
     graph, parameters = nnx.split(model)
     mesh, optimizer = make_mesh(), make_optimizer(recipe("T", 4))
-    state = initial_state(parameters, optimizer, average=False, seed=0, mesh=mesh)
+    state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     stop = np.zeros(jax.local_device_count(), np.float32)
     jitted: Any = make_train_step(graph, optimizer, mesh)
     program = jitted.lower(state, *(to_devices(mesh, rows) for rows in (*batch, stop))).compile()

@@ -132,7 +132,7 @@ def _batches(config: ConfigDict) -> Iterator[Batch]:
 def _train_here(config: ConfigDict, model: SeemoRe) -> Trained:
     graph, parameters = nnx.split(model)
     mesh, optimizer = make_mesh(), make_optimizer(config)
-    state = initial_state(parameters, optimizer, average=False, seed=config.seed, mesh=mesh)
+    state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     step = make_train_step(graph, optimizer, mesh)
     stop = np.zeros(jax.local_device_count(), np.float32)
     losses = []

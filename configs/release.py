@@ -1,6 +1,10 @@
 """The recipe of the release, from which the nine published configurations are made."""
 
-from ml_collections import ConfigDict
+from typing import get_type_hints
+
+from ml_collections import ConfigDict, config_dict
+
+from seemore_jax.network.config import SeemoReConfig, stored_fields
 
 
 def recipe(variant: str, scale: int) -> ConfigDict:
@@ -14,7 +18,7 @@ def recipe(variant: str, scale: int) -> ConfigDict:
     # The network.
     config.variant = variant
     config.scale = scale
-    config.architecture = ConfigDict()  # fields of SeemoReConfig that differ from the variant's
+    config.architecture = _architecture()  # what differs from the variant
     config.compute_dtype = "float32"  # or bfloat16
     config.precision = "highest"  # float32 on every backend; "default" is faster on TPU and GPU
     config.rematerialize = False  # less memory, about a third more time
@@ -48,3 +52,10 @@ def recipe(variant: str, scale: int) -> ConfigDict:
     config.validate_every = 5_000
     config.keep_checkpoints = 3
     return config
+
+
+def _architecture() -> ConfigDict:
+    """The fields that describe a network, but for the scale; None is the variant's own value."""
+    types = get_type_hints(SeemoReConfig)
+    names = [name for name in stored_fields() if name != "scale"]
+    return ConfigDict({name: config_dict.placeholder(types[name]) for name in names})

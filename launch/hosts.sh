@@ -45,7 +45,7 @@ start() {
   done
 }
 
-# The status of the run: 0 if all ended well, 2 if an input cannot be used, else that of a process that failed.
+# The status of the run: 0 if all ended well, 2 if one met what would repeat itself, else that of one that failed.
 collect() {
   local pid code worst=0
   for pid in "${pids[@]}"; do

@@ -19,8 +19,9 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit 2
 # a second one kills.
 trap 'trap "" TERM; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 
-# --kill-on-bad-exit: no process outlives another one that failed.
-srun --kill-on-bad-exit=1 --wait=60 "${PYTHON:-.venv/bin/python}" train.py "$@" &
+# A process that fails lets the others end with the same status. SLURM must not kill them first, as their status would
+# count then; it does so with what is left after a minute.
+srun --kill-on-bad-exit=0 --wait=60 "${PYTHON:-.venv/bin/python}" train.py "$@" &
 step=$!
 status=0
 wait "$step" || status=$?
@@ -29,7 +30,7 @@ while kill -0 "$step" 2>/dev/null; do # the trap ends a wait early
   wait "$step" || status=$?
 done
 
-# 2 is an input that cannot be used: another attempt would end the same. A job that is no longer running was
+# 2 is what would repeat itself, such as an input that cannot be used (docs/pods.md). A job that is no longer running was
 # cancelled, or is already being requeued.
 state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
 if ((status != 0 && status != 2 && ${SLURM_RESTART_COUNT:-0} < ${RESTARTS:-20})) && [[ $state == RUNNING ]]; then

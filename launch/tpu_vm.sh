@@ -35,7 +35,7 @@ running='{ pid=$(cat '$file') && grep -q train.py "/proc/$pid/cmdline"; } 2>/dev
 start='sh -c '\''echo $$ >'$file'; exec "$@"'\'' sh .venv/bin/python train.py'
 arguments=$(printf ' %q' --cluster --workdir="$WORKDIR" "$@")
 command="if $running; then kill -KILL \$pid; sleep 2; fi; $SETUP && cd $(printf '%q' "$REPOSITORY") || exit 1; "
-# 2 is an input that cannot be used. It is printed, because gcloud does not pass statuses on.
+# 2 is what would repeat itself (docs/pods.md). It is printed, because gcloud does not pass statuses on.
 command+="$start$arguments || { status=\$?; echo \"train.py: status \$status\"; exit \$status; }"
 
 # SIGTERM or Ctrl-C here asks one process, and all save and end after the same step.
@@ -62,7 +62,7 @@ for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
     wait "$hosts" || status=$?
   done
   if [[ -n $stopped || $status == 0 ]]; then exit "$status"; fi
-  if grep -q '^train.py: status 2' "$log"; then exit 2; fi
+  if grep -Eq $'^train.py: status 2\r?$' "$log"; then exit 2; fi
   echo "attempt $attempt ended with status $status; starting again" >&2
   sleep "${PAUSE:-30}"
 done

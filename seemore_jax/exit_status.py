@@ -1,6 +1,23 @@
-"""How every command of this project ends: what went wrong in one line, and an exit status."""
+"""How every command of this project ends: what went wrong in one line, and an exit status.
 
+Launchers go by the status: what would go wrong again must not be tried again, what a lost host causes must.
+
+| status | meaning | launcher |
+|---|---|---|
+| 0 | done | ends |
+| 1 | a process, a host or a connection was lost, or a device failed | starts all again, from the last checkpoint |
+| 2 | what would repeat itself: an input that cannot be used, memory or disk that does not suffice, a loss that is not finite, an error in this program | ends |
+| 128 + signal | stopped by SIGTERM (143) or Ctrl-C (130), saved | starts all again, unless it was itself told to stop |
+| others | killed, or aborted by JAX | starts all again, from the last checkpoint |
+
+Single processes and several together end with the same status. An error that only its traceback explains is shown with
+it: it is status 1 if it is a `RuntimeError`, which is all that JAX makes of a lost host, and 2 otherwise.
+`python -m seemore_jax upscale` ends with 1 if some images could not be upscaled.
+"""  # noqa: E501 (a line of a table cannot be broken)
+
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,33 +26,51 @@ from absl import app, flags, logging
 
 from seemore_jax.errors import InputError
 
+LOST = 1
+REPEATS = 2
 INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Runs a command; returns its status, 0 if it has none.
-
-    2 stands for inputs that cannot be used, memory that does not suffice included, 130 for Ctrl-C. Errors in this
-    program itself are not caught: their traceback is what a report needs.
-    """
+    """Runs a command; returns its status, 0 if it has none, and says what went wrong: the table is above."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × and → must not stop a command
     try:
         return command() or 0
-    except InputError as error:
-        return _complain(str(error))
-    except OSError as error:
-        return _complain(" ".join(str(error).split()))
-    except MemoryError:
-        return _complain("out of memory")
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return _complain(f"out of memory on the device ({str(error).splitlines()[0]})")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        status, line = explain(error)
+        if line:
+            _complain(line)
+        else:
+            traceback.print_exc()
+        return status
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit status for an error, and the line that says what is wrong; empty where its traceback is needed."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    match error:
+        case KeyboardInterrupt():
+            return INTERRUPTED, "interrupted"
+        case InputError():
+            return REPEATS, text
+        case ConnectionError() | TimeoutError():
+            return LOST, text
+        case OSError():
+            return REPEATS, text
+        case MemoryError():
+            return REPEATS, "out of memory"
+        case jax.errors.JaxRuntimeError() if "RESOURCE_EXHAUSTED" in str(error):
+            return REPEATS, f"out of memory on the device ({str(error).splitlines()[0]})"
+        case NotImplementedError() | RecursionError():  # are RuntimeErrors, and this program's own
+            return REPEATS, ""
+        case RuntimeError():
+            return LOST, ""
+    return REPEATS, ""
 
 
 def run_script(command: Callable[[], int | None]) -> None:
@@ -53,11 +88,29 @@ def _parse_flags(arguments: Sequence[str]) -> Any:
         if len(left) > 1:
             raise flags.Error(f"unexpected argument {left[1]!r}")
     except Exception as error:  # a configuration file is a program, and can fail in any way
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        sys.exit(_complain(lines[0] if lines else type(error).__name__))
+        sys.exit(_complain(_unknown_field(arguments) or configuration_error(error)))
     return left
+
+
+def configuration_error(error: Exception) -> str:
+    """One line of an error of ml_collections: the first, or that of the error in the configuration file itself."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if any(line.startswith("Traceback") for line in lines):
+        return re.sub(r"^\w*Error: ", "", lines[-1])
+    return lines[0]
+
+
+def _unknown_field(arguments: Sequence[str]) -> str | None:
+    """A line about a field that the experiment of `--config` has not, if that is what is wrong."""
+    from seemore_jax.experiment import unknown_field  # not every command has one
+
+    files = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config=")]
+    try:
+        return unknown_field(files[-1], arguments) if files else None
+    except InputError:  # then it is the file that is wrong
+        return None
 
 
 def _complain(line: str) -> int:
     print(f"error: {line}", file=sys.stderr)
-    return 2
+    return REPEATS

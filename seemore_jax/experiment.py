@@ -1,12 +1,16 @@
 """What an experiment's configuration means: its network, and whether the rest makes sense."""
 
-from collections.abc import Sequence
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from seemore_jax.errors import InputError
+from seemore_jax.exit_status import configuration_error
 from seemore_jax.network import SeemoReConfig
 from seemore_jax.training.optimizer import SCHEDULES
 
@@ -27,17 +31,49 @@ def read_experiment(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config: Any = values["config"].value
         config.to_dict()  # of a file that could not be loaded, any attribute says why
     except Exception as error:  # a configuration file is a program, and can fail in any way
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise InputError(f"{file}: {lines[0] if lines else type(error).__name__}") from error
+        unknown = unknown_field(file, overrides) if overrides else None
+        raise InputError(unknown or f"{file}: {configuration_error(error)}") from error
     return config
 
 
+def unknown_field(file: str, arguments: Sequence[str]) -> str | None:
+    """A line about the first of the arguments `--config.FIELD=VALUE` whose field the experiment in `file` has not.
+
+    None if it has all of them.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    experiment = read_experiment(file)
+    for argument in arguments:
+        if path := re.match(r"--?config\.([^=]*)", argument):
+            fields: Any = experiment
+            for name in path[1].split("."):
+                known = list(fields.keys()) if isinstance(fields, ConfigDict) else []
+                if name not in known:
+                    close = "".join(f" did you mean {like}?" for like in difflib.get_close_matches(name, known, n=1))
+                    return f"{path[0]}: there is no such field;{close} {_list_of(known)}"
+                fields = fields[name]
+    return None
+
+
+def _list_of(fields: Sequence[str]) -> str:
+    return f"fields here are {', '.join(fields)}" if fields else "there are no fields here"
+
+
+def described_network(config: ConfigDict | Mapping[str, Any]) -> SeemoReConfig:
+    """The network that an experiment, or its `config.json`, describes: a published variant, but for some fields.
+
+    Those are in `architecture`, where None stands for the variant's own value.
+    """
+    replaced = {name: value for name, value in config["architecture"].items() if value is not None}
+    return SeemoReConfig.variant(config["variant"], config["scale"], **replaced)
+
+
 def network_config(config: ConfigDict) -> SeemoReConfig:
-    """The network of an experiment: a published variant, with the fields that `config.architecture` replaces."""
-    return SeemoReConfig.variant(
-        config.variant,
-        config.scale,
-        **config.architecture.to_dict(),
+    """The network of an experiment, and how it is computed."""
+    return dataclasses.replace(
+        described_network(config),
         compute_dtype=config.compute_dtype,
         precision=config.precision,
         rematerialize=config.rematerialize,

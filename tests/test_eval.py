@@ -109,7 +109,16 @@ def test_wrong_inputs_give_one_line_and_status_2(tmp_path: Path) -> None:
     cases = [
         (["--config=configs/none.py", weights, data, output], "none.py"),
         ([config, "--config.scale=0", weights, data, output], "scale of a variant must be"),
-        ([config, "--config.sclae=2", weights, data, output], "sclae"),
+        (
+            [config, "--config.sclae=2", weights, data, output],
+            "--config.sclae: there is no such field; did you mean sca",
+        ),
+        (
+            [config, "--config.architecture.depth=2", weights, data, output],
+            "fields here are embedding_dim, global_kern",
+        ),
+        ([config, "--config.architecture.topk=two", weights, data, output], "invalid literal for int"),
+        (["--config=configs/ablations.py:none", weights, data, output], "topk_2, topk_3"),
         ([config, weights, "--data=", output], "no images"),
         ([config, weights, data, output, "stray"], "stray"),
         ([config, data, output], "weights"),

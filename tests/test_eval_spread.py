@@ -68,6 +68,49 @@ def test_the_same_figures_on_several_processes_and_devices(
     assert (outputs[0] / "comparison.png").read_bytes() == (outputs[1] / "comparison.png").read_bytes()
 
 
+_LARGE = """
+import json
+import jax, numpy as np
+from seemore_jax.evaluation.spread import spread
+from seemore_jax.inference import runner
+from tests.inference.test_strips import VARIANTS, image_of, model_of
+
+runner._SPLIT_PIXELS = 0
+runner.run_split = None  # starts a program on all devices
+whole, asked = runner._run_whole, set()
+
+class Device:
+    def __init__(self, device):
+        self.device = device
+    def memory_stats(self):
+        asked.add(self.device.id)
+
+chosen = runner._chosen_device
+runner._chosen_device = lambda: chosen() and Device(chosen())
+
+def on_its_device(model, images, dtype):
+    sr, routing = whole(model, images, dtype)
+    used.append(jax.numpy.zeros(()).device.id)
+    return sr, routing
+
+runner._run_whole, used = on_its_device, []
+model, image = model_of(VARIANTS["T"]), image_of(20, 20)
+found = dict(spread(lambda item: [float(runner.run(model, image[None])[0].mean())], 8))
+print(json.dumps([sorted(found), len(set(map(tuple, found.values()))), sorted(set(used)), sorted(asked), len(used)]))
+"""
+
+
+def test_a_large_image_is_computed_on_one_device() -> None:
+    """A program on all devices, started by several threads, stands still for ever on accelerators."""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    ((status, output),) = finish(Process([sys.executable, "-c", _LARGE], environment))
+    assert status == 0, output
+    items, different, used, asked_for_memory, computed = json.loads(output.splitlines()[-1])
+    assert items == list(range(8))
+    assert (different, computed) == (1, 8)
+    assert used == asked_for_memory == [0, 1, 2, 3]
+
+
 def _flat(results: dict[str, object], name: str = "") -> dict[str, float]:
     figures: dict[str, float] = {}
     for key, value in results.items():

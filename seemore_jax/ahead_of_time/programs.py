@@ -30,7 +30,7 @@ def trace_step(config: ConfigDict, devices: Sequence[jax.Device], batch_size: in
     optimizer = make_optimizer(config)
 
     def state(parameters: nnx.State) -> Any:
-        return initial_state(parameters, optimizer, average=config.ema_decay > 0, seed=config.seed, mesh=mesh)
+        return initial_state(parameters, optimizer, average=config.ema_decay > 0, mesh=mesh)
 
     def images(side: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)

@@ -56,12 +56,15 @@ def run(
 
     Returns:
       The images, s times as large, and their routing.
+
+    Within `jax.default_device` everything is computed on that device alone.
     """
     dtype, watch = np.dtype(dtype or images.dtype), watch or Watch()
     config, pixels = model.config, math.prod(images.shape[1:3])
     if len(images) > 1 or tile == 0:
         return _run_whole(model, images, dtype)
-    if tile is None and pixels >= _SPLIT_PIXELS and jax.local_device_count() > 1:
+    several = _chosen_device() is None and jax.local_device_count() > 1
+    if tile is None and pixels >= _SPLIT_PIXELS and several:
         attempt = functools.partial(run_split, model, images[0], dtype)
     elif tile is None and _MAPS_OF_WHOLE * pixels * _pixel_bytes(config) <= _budget():
         attempt = functools.partial(_run_whole, model, images, dtype)
@@ -159,10 +162,16 @@ def _pixel_bytes(config: SeemoReConfig) -> int:
 
 
 def _budget() -> float:
-    """Bytes that the feature maps of a whole image, or of a strip, may take."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
+    """Bytes that the feature maps of a whole image, or of a strip, may take on the device in use."""
+    statistics = (_chosen_device() or jax.local_devices()[0]).memory_stats() or {}
     limit = statistics.get("bytes_limit")
     return _SHARE_OF_DEVICE * limit if limit else _BYTES_ON_CPU
+
+
+def _chosen_device() -> jax.Device | None:
+    """The device of `jax.default_device`, in this thread; None outside of it."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 
 def _require_out_of_memory(error: Exception) -> None:

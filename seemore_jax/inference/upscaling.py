@@ -38,6 +38,8 @@ def upscale(
 ) -> UInt[np.ndarray, "sh sw *c"]:
     """Upscales one image, of any size: a large one in strips, or split over the devices, with the same result.
 
+    Within `jax.default_device` only that device is used.
+
     Args:
       model: any SeemoRe; its `config.scale` is the factor s.
       image: uint8 or uint16, over the type's whole range: (H, W) or (H, W, 1) grey, (H, W, 3) RGB, or, with

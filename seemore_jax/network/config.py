@@ -146,6 +146,33 @@ class SeemoReConfig:
         """Shortest image side, in LR pixels, that the context's `recursive` reductions by 4 leave non-empty."""
         return 4**self.recursive
 
+    def macs(self, height: int, width: int, *, rank: float | None = None) -> int:
+        """Multiply-accumulates for an output of that size, as the paper counts them.
+
+        Counted are convolutions and linear maps; of the experts, those that are chosen. Which ones that are differs
+        between images and layers, and so do their ranks, and the count: it is each of the paper's nine figures, digit
+        for digit, at a mean rank between 3.6 and 7.
+
+        Args:
+          height, width: of the output, in pixels; it is made of `scale` times fewer LR pixels, rounded down.
+          rank: mean over the layers of the chosen experts' rank; by default that of all experts.
+        """
+        channels, kernel = self.embedding_dim, self.global_kernel_size
+        rows, columns = height // self.scale, width // self.scale
+        pixels = rows * columns
+        summary = 0  # of the context, which is reduced by 4 in height and width, and mixed
+        for _ in range(self.recursive):
+            rows, columns = rows // 4, columns // 4
+            summary += 4 * 4 * rows * columns * channels
+        summary += rows * columns * (9 * channels + channels**2)
+        experts = self.topk * 3 * channels * (sum(self.ranks) / self.num_experts if rank is None else rank)
+        feed_forward = 3 * channels**2 + 9 * channels
+        local = (9 + 2 + 1) * channels**2 + (3 + 3) * channels + experts + feed_forward
+        global_ = 3 * channels**2 + 2 * kernel * channels + feed_forward
+        group = pixels * (local + global_) + summary + channels * self.num_experts
+        ends = 9 * channels * (self.in_chans + channels + self.in_chans * self.scale**2)
+        return round(self.num_layers * group + pixels * ends)
+
 
 def stored_fields() -> tuple[str, ...]:
     """Names of the fields that describe the network, and so belong into files."""

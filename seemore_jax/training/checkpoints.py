@@ -97,10 +97,11 @@ class Checkpoints:
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="reading"
         )
         options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
-        with ocp.CheckpointManager(self._manager.directory, options=options) as reader:
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+        with ocp.CheckpointManager(self._manager.directory, options=options, item_handlers=handler) as reader:
             for step in sorted(reader.all_steps(), reverse=True):
                 try:
-                    return reader.restore(step, args=ocp.args.StandardRestore(like))
+                    return _read(reader, step, like)
                 except Exception as error:  # Orbax and its storage raise nearly anything on damaged files.
                     _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _one_line(error))
         return None
@@ -145,14 +146,21 @@ def _psnr(metrics: Any) -> float:
     return float(metrics["psnr"])
 
 
+def _read(reader: ocp.CheckpointManager, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """One checkpoint, without the random key that runs once stored and never used."""
+    if "key" not in reader.metadata(step).item_metadata:
+        return reader.restore(step, args=ocp.args.StandardRestore(like))
+    fields = reader.restore(step, args=ocp.args.StandardRestore({**like, "key": np.zeros(2, np.uint32)}))
+    return {name: fields[name] for name in like}
+
+
 def _storable(state: TrainState) -> dict[str, Any]:
-    """The state as Orbax stores it: a typed random key becomes its data, a missing average is left out."""
-    fields = {**state._asdict(), "key": jax.random.key_data(state.key)}
-    return {name: value for name, value in fields.items() if value is not None}
+    """The state as Orbax stores it: a missing average is left out."""
+    return {name: value for name, value in state._asdict().items() if value is not None}
 
 
 def _from_storable(fields: dict[str, Any]) -> TrainState:
-    return TrainState(**{"average": None, **fields, "key": jax.random.wrap_key_data(fields["key"])})
+    return TrainState(**{"average": None, **fields})
 
 
 def _one_line(error: Exception) -> str:

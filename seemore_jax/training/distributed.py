@@ -11,10 +11,9 @@ from absl import flags
 
 from seemore_jax.errors import InputError
 
-# How long a process may be silent before JAX ends the others, by abort; the default is 100 s. The watch over the
-# processes comes first, and says which one is lost: this is for when process 0 itself is.
-HEARTBEAT_TIMEOUT_SECONDS = 30
-
+# How long a process may be silent before JAX ends the others, by abort. Long enough for the watch over the processes to
+# come first, which says who is lost.
+HEARTBEAT_TIMEOUT_SECONDS = 100
 
 # How long a process waits for one that compiles, reads or prepares. A lost one the watch sees long before.
 MEETING_TIMEOUT_SECONDS = 24 * 3600
@@ -45,7 +44,8 @@ def join_processes(
         it from the metadata server, which is not asked otherwise: elsewhere it would take a while to find none.
 
     Raises:
-      InputError: only some of the three are given, they make no sense, or the others cannot be reached.
+      InputError: only some of the three are given, or they make no sense.
+      ConnectionError: the others cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given):
@@ -76,6 +76,13 @@ def coordination_client() -> Any:
     return global_state.client
 
 
+def coordinator_address() -> str:
+    """HOST:PORT of process 0, for which JAX has no public name either; of a run of several processes."""
+    from jax._src.distributed import global_state
+
+    return global_state.coordinator_address or ""
+
+
 def _launched_by_a_cluster() -> bool:
     """Whether the environment is that of one process among several."""
     several_tpu_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -88,7 +95,8 @@ def _initialize(**arguments: object) -> None:
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_SECONDS, **arguments)  # type: ignore[arg-type]
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"cannot join the other processes: {' '.join(str(error).split())[:200]}") from error
+        kind = InputError if isinstance(error, ValueError) else ConnectionError
+        raise kind(f"cannot join the other processes: {' '.join(str(error).split())[:200]}") from error
     # JAX ends a process that lost another one by an abort. On an abort, the handler that absl switches on prints the
     # stacks of threads that still run, and may crash over it: then the status would be that of the crash.
     faulthandler.disable()

@@ -42,8 +42,8 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
       The exit status: 0 when all steps are done, 128 + the signal's number after a signal.
 
     Raises:
-      InputError: the configuration, the data or the workdir cannot be used; found before anything is compiled.
-      TrainingError: the loss is no longer finite.
+      InputError: the configuration, the data or the workdir cannot be used, found before anything is compiled; or the
+        loss is no longer finite, on all processes after the same step.
     """
     # 1. Everything that can be wrong.
     check_training(config, jax.device_count())
@@ -63,7 +63,7 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
     graph, abstract = nnx.split(SeemoRe.abstract(network_config(config)))
 
     def on_devices(parameters: nnx.State) -> TrainState:
-        return initial_state(parameters, optimizer, average=config.ema_decay > 0, seed=config.seed, mesh=mesh)
+        return initial_state(parameters, optimizer, average=config.ema_decay > 0, mesh=mesh)
 
     with contextlib.ExitStack() as cleanup:
         checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints)
@@ -120,13 +120,14 @@ def train(config: ConfigDict, workdir: AnyPath, watch: Watch | None = None) -> i
             validate = last or done % config.validate_every == 0
             if validate or done % config.checkpoint_every == 0 or progress.stop_requested:
                 progress.settle()  # a state whose loss is not finite must not be saved
-                psnr = None
-                if validate:
-                    psnr = _validate(validation, state, done, progress, records)
-                    _export(graph, state, workdir / "weights" / f"step_{done:08d}.safetensors")
-                checkpoints.save(state, psnr)
-                if records:
-                    records.upload()
+                with progress.pause():
+                    psnr = None
+                    if validate:
+                        psnr = _validate(validation, state, done, progress, records)
+                        _export(graph, state, workdir / "weights" / f"step_{done:08d}.safetensors")
+                    checkpoints.save(state, psnr)
+                    if records:
+                        records.upload()
 
         if done < config.num_steps:
             # All processes stop after the same step; those that got no signal themselves report the usual one.

@@ -1,17 +1,16 @@
 """Following a run step by step: finite losses, requests to stop, rates, and the progress bar."""
 
+import contextlib
 import math
 import time
+from collections.abc import Iterator
 
 import optax
 from tqdm import tqdm
 
+from seemore_jax.errors import InputError
 from seemore_jax.training.records import Records
 from seemore_jax.training.step import Metrics
-
-
-class TrainingError(Exception):
-    """A run that cannot go on; the message is one line."""
 
 
 class Progress:
@@ -57,14 +56,14 @@ class Progress:
         """Waits for the metrics that were added last and reads them.
 
         Raises:
-          TrainingError: the loss is not finite.
+          InputError: the loss is not finite, as it would be again with this configuration.
         """
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         loss = float(metrics.loss.total)
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise InputError(
                 f"step {step}: the loss is {loss}; the last checkpoint is from before it. "
                 "Lower learning_rate, or set gradient_clip"
             )
@@ -73,6 +72,16 @@ class Progress:
         self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         if self._records and step % self._log_every == 0:
             self._log(self._records, step, metrics)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What the block takes, such as a validation or a checkpoint, is left out of the rate of images."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            step, then = self._logged
+            self._logged = step, then + time.monotonic() - begin
 
     def say(self, line: str) -> None:
         """Prints a line above the bar, on the first process."""

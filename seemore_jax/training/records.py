@@ -19,6 +19,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from seemore_jax.data.imresize import imresize
 from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import Scores
+from seemore_jax.experiment import described_network
 from seemore_jax.files import AnyPath, naming, on_disk, replacing
 from seemore_jax.training.step import Metrics
 from seemore_jax.training.validation import Example
@@ -146,11 +147,11 @@ def write_setup(workdir: AnyPath, config: ConfigDict) -> None:
     path = workdir / "config.json"
     mine: dict[str, Any] = json.loads(config.to_json_best_effort())
     if path.exists():
-        before = json.loads(path.read_text())
-        for field in ("variant", "scale", "architecture"):
-            if before.get(field) != mine[field]:
+        before = described_network(json.loads(path.read_text())).to_dict()
+        for field, value in described_network(config).to_dict().items():
+            if before[field] != value:
                 raise InputError(
-                    f"{workdir}: holds a run with {field}={before.get(field)}, not {mine[field]}; "
+                    f"{workdir}: holds a run of a network with {field}={before[field]}, not {value}; "
                     "choose another workdir"
                 )
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from seemore_jax.network import SeemoRe
 from seemore_jax.training.loss import LossTerms, loss_terms
@@ -29,14 +29,12 @@ class TrainState(NamedTuple):
       parameters: the network's, float32.
       average: exponential moving average of the parameters; None if it is off.
       optimizer: Adam's moments and step count.
-      key: the run's random key.
     """
 
     step: Int[Array, ""]
     parameters: nnx.State
     average: nnx.State | None
     optimizer: Any
-    key: Key[Array, ""]
 
     @property
     def best_parameters(self) -> nnx.State:
@@ -86,7 +84,7 @@ def to_devices(mesh: Mesh, rows: np.ndarray) -> Array:
 
 
 def initial_state(
-    parameters: nnx.State, optimizer: optax.GradientTransformation, *, average: bool, seed: int, mesh: Mesh
+    parameters: nnx.State, optimizer: optax.GradientTransformation, *, average: bool, mesh: Mesh
 ) -> TrainState:
     """The state before the first step, on all devices of the mesh."""
 
@@ -97,7 +95,6 @@ def initial_state(
             # A copy: two names for one buffer cannot both be donated.
             average=jax.tree.map(jnp.copy, parameters) if average else None,
             optimizer=optimizer.init(parameters),
-            key=jax.random.key(seed),
         )
 
     return jax.jit(make, out_shardings=replicated(mesh))(parameters)
@@ -152,7 +149,7 @@ def make_train_step(
             # Less weight on the past at first: it holds the initial parameters, which are random.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = optax.incremental_update(parameters, average, 1 - decay)
-        next_state = TrainState(state.step + 1, parameters, average, optimizer_state, state.key)
+        next_state = TrainState(state.step + 1, parameters, average, optimizer_state)
         return next_state, Metrics(loss, optax.tree.norm(gradients), usage, stop)
 
     whole = replicated(mesh)

@@ -1,25 +1,29 @@
 """The processes of a run keep an eye on one another, so that none waits in silence for one that is gone.
 
 They meet at the key-value store of JAX's coordination service, which process 0 runs. Without this, a lost process
-shows as an error of whichever collective comes next, or not at all, and an error of one process is unknown to the rest.
+shows as an error of whichever collective comes next, or as an abort by JAX, or not at all, and an error of one process
+is unknown to the rest.
 """
 
 import contextlib
+import ctypes
 import os
+import re
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
 import jax
 from tqdm import tqdm
 
-from seemore_jax.errors import InputError
-from seemore_jax.exit_status import INTERRUPTED
-from seemore_jax.training.distributed import coordination_client
+from seemore_jax.exit_status import LOST, REPEATS, explain
+from seemore_jax.training.distributed import coordination_client, coordinator_address
 
 # How often each process gives a sign of life and reads what the others left.
 POLL_SECONDS = 2.0
@@ -49,21 +53,27 @@ class Watch:
       store: where the processes meet.
       index: this process.
       count: all processes.
+      address: HOST:PORT of process 0.
       advice: what to do after a process was lost.
     """
 
-    def __init__(self, store: Store, index: int, count: int, advice: str) -> None:
+    def __init__(self, store: Store, index: int, count: int, address: str, advice: str) -> None:
         self._store = store
         self._advice = advice
+        self._address = address
+        self._first_host = ""  # that of process 0, once it has said so
         self._index = index
         self._judge = Judge(count) if index == 0 else None
         self._step = -1
         self._beat = 0
-        self._answered = time.monotonic()
+        self._answered = self._looked = time.monotonic()
         self._closed = threading.Event()
+        self._ending = threading.Lock()
+        self._status: int | None = None  # once it is known
 
     def start(self) -> "Watch":
         """Begins to watch, in two threads: a call to a dead coordinator may never return."""
+        _delay_aborts()
         for target in (self._talk, self._watch_coordinator):
             threading.Thread(target=target, name="watch", daemon=True).start()
         return self
@@ -80,21 +90,20 @@ class Watch:
 
     def give_up(self, error: BaseException) -> NoReturn:
         """Ends this process because of an error, and lets the others know the reason."""
-        if isinstance(error, RuntimeError):
+        status, line = explain(error)
+        if status == LOST and isinstance(error, RuntimeError):
             # What a collective raises when a process is gone. Which one that is takes the watch this long to see;
             # it then says so and ends this process.
             time.sleep(SILENT_SECONDS + 3 * POLL_SECONDS)
-        status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 2
-        if not isinstance(error, InputError | OSError | KeyboardInterrupt):
-            traceback.print_exc()
-            status = 1
-        line = " ".join(str(error).split())[:300] or type(error).__name__
-        self._complain(line, status)
-        try:
-            self._tell(self._index, status, line)
-        except Exception as unreachable:  # the error itself is what matters
-            print(f"the other processes could not be told: {unreachable}", file=sys.stderr)
-        os._exit(status)  # an orderly exit would wait for the others
+        if not line:
+            traceback.print_exception(error)
+            line = f"{type(error).__name__}: {_one_line(error)}"
+        if self._complain(line, status):
+            try:
+                self._tell(self._index, status, line[:300])
+            except Exception as unreachable:  # the error itself is what matters
+                print(f"the other processes could not be told: {unreachable}", file=sys.stderr)
+        self._exit()
 
     def _talk(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
@@ -102,9 +111,10 @@ class Watch:
                 self._exchange()
             except Exception as error:
                 if time.monotonic() - self._answered > SILENT_SECONDS:
-                    self._end(f"process 0, which coordinates the run, cannot be reached ({_one_line(error)})", 1)
+                    self._lose_coordinator(f"it cannot be reached ({_one_line(error)})")
 
     def _exchange(self) -> None:
+        self._check_own_stillness()
         self._beat += 1
         sign = f"{self._beat} {self._step} {socket.gethostname()}"
         self._store.key_value_set(f"{_ALIVE}/{self._index}", sign, allow_overwrite=True)
@@ -115,13 +125,16 @@ class Watch:
             if self._index == 0:
                 time.sleep(3 * POLL_SECONDS)  # with this process goes the store, and JAX aborts who still needs it
             self._end(f"process {index} ended: {line}", int(status))  # a scheduler sees the same from all of them
+        if not self._first_host:
+            first = self._read(_ALIVE).get(0, _DONE)
+            self._first_host = "" if first == _DONE else _host(first)
         if self._judge:
             for line in self._judge.look(self._read(_ALIVE), time.monotonic()):
                 tqdm.write(line, file=sys.stderr)
             if self._judge.lost:
                 index, line = self._judge.lost
-                self._tell(index, 1, line)
-                self._end(f"process {index} ended: {line}", 1)
+                self._tell(index, LOST, line)
+                self._end(f"process {index} ended: {line}", LOST)
         self._answered = time.monotonic()
 
     def _tell(self, index: int, status: int, line: str) -> None:
@@ -133,22 +146,48 @@ class Watch:
         return {int(key.rsplit("/", 1)[1]): value for key, value in self._store.key_value_dir_get(folder)}
 
     def _watch_coordinator(self) -> None:
-        looked = time.monotonic()
-        while not self._closed.wait(POLL_SECONDS):
-            before, looked = looked, time.monotonic()
-            if looked - before > SLOW_SECONDS:
-                self._answered = looked  # it was this process that stood still
-            if looked - self._answered > SILENT_SECONDS + POLL_SECONDS:
-                self._end("process 0, which coordinates the run, does not answer", 1)
+        while not self._closed.wait(POLL_SECONDS / 2):
+            self._check_own_stillness()
+            before, self._looked = self._looked, time.monotonic()
+            if self._looked - before > SLOW_SECONDS:
+                self._answered = self._looked  # it was this process that stood still
+            if self._looked - self._answered > SILENT_SECONDS + POLL_SECONDS:
+                self._lose_coordinator("it does not answer")
+            if self._index > 0 and _aborting() and not _listens(self._address):
+                self._lose_coordinator("it has closed the connection")
+
+    def _check_own_stillness(self) -> None:
+        """Ends this process if it was stopped for so long, and goes on now, that the others take it for lost."""
+        still = time.monotonic() - self._looked
+        if still > SILENT_SECONDS:
+            self._end(f"this process stood still for {still:.0f} s, and the others have given it up", LOST)
+
+    def _lose_coordinator(self, reason: str) -> NoReturn:
+        host = self._first_host or self._address.rsplit(":", 1)[0]
+        self._end(f"process 0 on {host}, which coordinates the run, is lost: {reason}", LOST)
 
     def _end(self, line: str, status: int) -> NoReturn:
         self._complain(line, status)
-        os._exit(status)  # an orderly exit would wait for the lost process
+        self._exit()
 
-    def _complain(self, line: str, status: int) -> None:
-        """Says why this process ends, on a line of its own even where there is a progress bar."""
-        tqdm.write(f"error: {line}" + (f"; {self._advice}" if status != 2 else ""), file=sys.stderr)
-        sys.stderr.flush()
+    def _exit(self) -> NoReturn:
+        """Ends this process with the status that it has given; an orderly exit would wait for the lost one."""
+        os._exit(LOST if self._status is None else self._status)
+
+    def _complain(self, line: str, status: int) -> bool:
+        """Says why this process ends, on a line of its own even where there is a progress bar.
+
+        Returns whether this is the first reason; a thread that comes with a second one gives the first one time.
+        """
+        with self._ending:
+            first = self._status is None
+            if first:
+                self._status = status
+                tqdm.write(f"error: {line}" + (f"; {self._advice}" if status != REPEATS else ""), file=sys.stderr)
+                sys.stderr.flush()
+        if not first:
+            time.sleep(3 * POLL_SECONDS)
+        return first
 
 
 class Judge:
@@ -215,7 +254,7 @@ def watched(advice: str) -> Iterator[Watch | None]:
     if client is None:
         yield None
         return
-    watch = Watch(client, jax.process_index(), jax.process_count(), advice).start()
+    watch = Watch(client, jax.process_index(), jax.process_count(), coordinator_address(), advice).start()
     try:
         yield watch
     except (Exception, KeyboardInterrupt) as error:
@@ -223,9 +262,41 @@ def watched(advice: str) -> Iterator[Watch | None]:
     watch.close()
 
 
+def _delay_aborts() -> None:
+    """Lets an abort of this process wait for six seconds, in which the watch can say why.
+
+    JAX aborts a process at once when process 0 closes the connection. The handler is the C library's `sleep`, one of
+    the few functions that a handler may call; its argument is that of all handlers, the number of the signal: 6.
+    """
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    library.signal.restype = ctypes.c_void_p
+    library.signal(signal.SIGABRT, ctypes.cast(library.sleep, ctypes.c_void_p))
+
+
+def _aborting() -> bool:
+    """Whether a thread of this process is in that handler, where it has this signal blocked, and not all; on Linux."""
+    for thread in Path("/proc/self/task").glob("*/status"):
+        with contextlib.suppress(OSError):  # a thread that has ended
+            mask = int(re.findall(r"^SigBlk:\s*(\w+)", thread.read_text(), re.MULTILINE)[0], 16)
+            if mask >> signal.SIGABRT - 1 & 1 and not mask >> signal.SIGSEGV - 1 & 1:
+                return True
+    return False
+
+
+def _listens(address: str) -> bool:
+    """Whether somebody accepts connections at HOST:PORT."""
+    host, port = address.rsplit(":", 1)
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=POLL_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
 def _host(sign: str) -> str:
     return sign.split()[2]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -29,6 +29,9 @@ if status == "wait":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     (here / "waiting").touch()
     time.sleep(60)
+if isinstance(status, list):  # one for each process: the second learns a second later how the first ended
+    time.sleep(int(name))
+    status = status[int(name)]
 sys.exit(status)
 """
 
@@ -134,7 +137,7 @@ esac
 """
 
 
-@pytest.mark.parametrize(("statuses", "expected"), [([143, 0], 0), ([2, 0], 2)], ids=str)
+@pytest.mark.parametrize(("statuses", "expected"), [([143, 0], 0), ([2, 0], 2), ([22, 0], 0)], ids=str)
 def test_tpu_vm(repository: Path, statuses: list[int], expected: int) -> None:
     stand_in(repository, "gcloud", _GCLOUD)
     variables = {"TPU": "slice", "ZONE": "zone", "WORKDIR": "gs://bucket/run", "REPOSITORY": repository.name}
@@ -150,19 +153,34 @@ def test_tpu_vm(repository: Path, statuses: list[int], expected: int) -> None:
 
 # Starts two tasks as SLURM does; scontrol and squeue write down that they were called.
 _SRUN = """
-while [[ $1 == --* ]]; do shift; done
+kill_others=
+while [[ $1 == --* ]]; do
+  if [[ $1 == --kill-on-bad-exit=1 ]]; then kill_others=1; fi
+  shift
+done
 pids=()
 for id in 0 1; do SLURM_PROCID=$id SLURM_NTASKS=2 "$@" & pids+=("$!"); done
 echo "${pids[@]}" > tasks
 code=0
-for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
+for _ in "${pids[@]}"; do
+  last=0
+  wait -n || last=$?
+  if ((last > code)); then code=$last; fi
+  if [[ $last != 0 && $kill_others ]]; then kill -TERM "${pids[@]}" 2>/dev/null; fi
+done
 exit "$code"
 """
 
 
 @pytest.mark.parametrize(
     ("status", "state", "restarts", "requeued"),
-    [(143, "RUNNING", 0, True), (143, "COMPLETING", 0, False), (2, "RUNNING", 0, False), (1, "RUNNING", 20, False)],
+    [
+        (143, "RUNNING", 0, True),
+        (1, "RUNNING", 0, True),
+        (143, "COMPLETING", 0, False),
+        (2, "RUNNING", 0, False),
+        (1, "RUNNING", 20, False),
+    ],
 )
 def test_slurm_requeues(repository: Path, status: int, state: str, restarts: int, requeued: bool) -> None:
     process = _slurm(repository, [status], state, SLURM_RESTART_COUNT=str(restarts))
@@ -170,6 +188,14 @@ def test_slurm_requeues(repository: Path, status: int, state: str, restarts: int
     assert process.returncode == status, output
     assert attempts(repository) == ["0.0", "1.0"]
     assert (repository / "scontrol_called").exists() == requeued
+
+
+def test_slurm_lets_the_others_end_with_the_status_of_the_first(repository: Path) -> None:
+    """Killed by SLURM, they would have another one, and that is the run's: it would be tried again."""
+    process = _slurm(repository, [[2, 2]], "RUNNING")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2, output
+    assert not (repository / "scontrol_called").exists()
 
 
 def test_slurm_passes_the_signal_on(repository: Path) -> None:
@@ -202,6 +228,10 @@ def test_the_manifest_is_a_jobset() -> None:
     (container,) = job["template"]["spec"]["containers"]
     rules = job["podFailurePolicy"]["rules"]
     assert {rule["onExitCodes"]["containerName"] for rule in rules} == {container["name"]}
+    # What would repeat itself ends it all; any other failure, such as a lost host, starts all pods again.
+    assert [(rule["action"], rule["onExitCodes"]["values"]) for rule in rules] == [("FailJob", [2])]
+    (policy,) = manifest["spec"]["failurePolicy"]["rules"]
+    assert (policy["action"], policy["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
     volumes = {volume["name"] for volume in job["template"]["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
 

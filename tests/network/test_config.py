@@ -1,6 +1,8 @@
 """If these fail, configurations differ from the release's or nonsense is accepted."""
 
 import dataclasses
+import itertools
+from typing import Any
 
 import jax
 import pytest
@@ -28,6 +30,56 @@ def test_variants_have_the_published_number_of_parameters(name: str, scale: int)
     state = nnx.state(SeemoRe.abstract(config), nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == PARAMETERS[name, scale]
     assert config.variant_name == name
+
+
+# Multiply-accumulates of a 1280×720 output in the paper, in billions, and the sum over the layers of the ranks of the
+# experts that were chosen: the one with which the count has all digits of the paper's.
+PUBLISHED_MACS = {
+    ("T", 2): ("44.83", 42),
+    ("T", 3): ("20.19", 24),
+    ("T", 4): ("11.78", 26),
+    ("B", 2): ("100.9", 38),
+    ("B", 3): ("45.38", 34),
+    ("B", 4): ("26.27", 56),
+    ("L", 2): ("195.5", 58),
+    ("L", 3): ("87.74", 80),
+    ("L", 4): ("49.94", 78),
+}
+
+
+@pytest.mark.parametrize(("name", "scale"), PUBLISHED_MACS)
+def test_macs_are_those_of_the_paper(name: str, scale: int) -> None:
+    config = SeemoReConfig.variant(name, scale)
+    published, ranks = PUBLISHED_MACS[name, scale]
+    sums = {sum(chosen) for chosen in itertools.combinations_with_replacement(config.ranks, config.num_layers)}
+    assert ranks in sums
+    assert f"{config.macs(720, 1280, rank=ranks / config.num_layers) / 1e9:.4g}" == published
+    assert config.macs(720, 1280) / 1e9 == pytest.approx(float(published), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"topk": 2, "lr_space": "double"}, {"recursive": 3, "num_experts": 4}, {"global_kernel_size": 5}],
+    ids=str,
+)
+def test_macs_are_those_of_the_kernels(changes: dict[str, Any]) -> None:
+    """Each value of a kernel is multiplied once for each pixel at which it is applied."""
+    config, height, width = SeemoReConfig.variant("B", 3, **changes), 240, 426
+    counted = 0.0
+    for path, leaf in jax.tree_util.tree_flatten_with_path(nnx.state(SeemoRe.abstract(config), nnx.Param))[0]:
+        name = jax.tree_util.keystr(path)
+        sizes = [(height // 4**times) * (width // 4**times) for times in range(config.recursive + 1)]
+        if "kernel'" not in name:
+            continue
+        if "aggregate" in name:
+            counted += leaf.size * sum(sizes[1:])
+        elif "context_" in name:
+            counted += leaf.size * sizes[-1]
+        elif "router" in name:
+            counted += leaf.size
+        else:
+            counted += leaf.size * sizes[0] * (config.topk / config.num_experts if "experts" in name else 1)
+    assert config.macs(720, 1280) == round(counted)
 
 
 def test_config_is_frozen_and_survives_its_dictionary() -> None:

@@ -18,7 +18,7 @@ from seemore_jax.data.preparation import prepare
 from seemore_jax.training.records import read_history
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("parameters", "average", "optimizer", "step", "key")  # of a checkpoint
+PARTS = ("parameters", "average", "optimizer", "step")  # of a checkpoint
 
 
 def random_dataset(folder: Path) -> None:
@@ -145,7 +145,7 @@ def damage(checkpoints: Path, step: int) -> None:
 
 
 def newest_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint: parameters, average, optimizer, step and key."""
+    """Every array of the newest checkpoint: parameters, average, optimizer and step."""
     step = checkpoint_steps(workdir)[-1]
     restored = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "default").absolute())
     return dict(_leaves(restored, ""))

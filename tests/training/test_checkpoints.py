@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from seemore_jax.training.checkpoints import Checkpoints
 from seemore_jax.training.step import TrainState, make_mesh, replicated
@@ -18,7 +19,7 @@ STEPS = (3, 6, 9)
 
 def state(step: int) -> TrainState:
     parameters: Any = {"weight": jnp.arange(5.0) * step}
-    return TrainState(jnp.int32(step), parameters, average=None, optimizer=(), key=jax.random.key(step))
+    return TrainState(jnp.int32(step), parameters, average=None, optimizer=())
 
 
 def restored(folder: Path) -> TrainState | None:
@@ -55,6 +56,20 @@ def test_what_was_saved_is_restored_bit_for_bit(tmp_path: Path) -> None:
         assert array.dtype == expected.dtype
         assert (array == expected).all()
     assert restored(tmp_path / "nothing") is None
+
+
+def test_checkpoints_of_older_versions_are_restored_exactly(tmp_path: Path) -> None:
+    """They have a random key, which no step ever used."""
+    saved = state(7)
+    fields = {"step": saved.step, "parameters": saved.parameters, "optimizer": saved.optimizer}
+    with ocp.CheckpointManager(tmp_path.absolute()) as manager:
+        manager.save(7, args=ocp.args.StandardSave({**fields, "key": jax.random.key_data(jax.random.key(7))}))
+    found = restored(tmp_path)
+    assert found is not None
+    assert found.average is None
+    for array, expected in zip(jax.tree.leaves(found), jax.tree.leaves(saved), strict=True):
+        assert array.dtype == expected.dtype
+        assert (array == expected).all()
 
 
 def test_all_processes_restore_the_same_checkpoint(tmp_path: Path) -> None:

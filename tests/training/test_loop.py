@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import seemore_jax as sj
+from seemore_jax.experiment import network_config
 from seemore_jax.porting.names import to_torch
 from seemore_jax.training.loop import _first_parameters
 from seemore_jax.training.loss import loss_terms
@@ -24,7 +25,7 @@ def model_of(config: sj.SeemoReConfig, parameters: nnx.State) -> sj.SeemoRe:
 @pytest.mark.parametrize("scale", [2, 3])
 def test_init_from_takes_all_but_the_upsampler_of_another_scale(tmp_path: Path, scale: int) -> None:
     config = tiny_config.get_config()
-    small = sj.SeemoReConfig.variant("T", 2, **config.architecture.to_dict())
+    small = network_config(config)
     start = ported(release_model(small), small)
     sj.save(start, tmp_path / "start.safetensors")
     config.scale = scale
@@ -40,7 +41,7 @@ def test_init_from_takes_all_but_the_upsampler_of_another_scale(tmp_path: Path, 
 
 def test_init_from_another_network_is_refused(tmp_path: Path) -> None:
     config = tiny_config.get_config()
-    other = sj.SeemoReConfig.variant("T", 2, **{**config.architecture.to_dict(), "embedding_dim": 12})
+    other = dataclasses.replace(network_config(config), embedding_dim=12)
     sj.save(ported(release_model(other), other), tmp_path / "other.safetensors")
     config.init_from = str(tmp_path / "other.safetensors")
     with pytest.raises(sj.InputError, match="embedding_dim=12"):

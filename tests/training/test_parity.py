@@ -74,7 +74,7 @@ def run() -> Run:
 def take_steps(count: int, **options: Any) -> Run:
     graph, parameters = nnx.split(ported(release_model(TINY), TINY))
     mesh, optimizer = make_mesh(), make_optimizer(experiment())
-    state = initial_state(parameters, optimizer, average="ema_decay" in options, seed=0, mesh=mesh)
+    state = initial_state(parameters, optimizer, average="ema_decay" in options, mesh=mesh)
     step = make_train_step(graph, optimizer, mesh, **options)
     states, metrics = [jax.device_get(state)], []
     for number in range(count):

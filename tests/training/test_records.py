@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from seemore_jax import imresize
+from configs.release import recipe
+from seemore_jax import InputError, imresize
 from seemore_jax.data import read_image
 from seemore_jax.evaluation.benchmark import Scores
 from seemore_jax.training.loss import LossTerms
-from seemore_jax.training.records import Records, read_history
+from seemore_jax.training.records import Records, read_history, write_setup
 from seemore_jax.training.step import Metrics
 from seemore_jax.training.validation import Example
 
@@ -143,3 +144,18 @@ def test_curves_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
     for plot in (both, only_losses):
         assert len(np.unique(plot[:, :450].reshape(-1, 4), axis=0)) > 10  # losses on the left
     assert (both[:, 450:] != only_losses[:, 450:]).any()  # and PSNR on the right
+
+
+def test_a_run_of_the_same_network_goes_on_however_that_was_written(tmp_path: Path) -> None:
+    """Before, `architecture` had only the fields that differ from the variant."""
+    config = recipe("T", 2)
+    before = json.loads(config.to_json_best_effort())
+    for architecture in ({}, {"topk": 1}, before["architecture"]):
+        (tmp_path / "config.json").write_text(json.dumps({**before, "architecture": architecture}))
+        write_setup(tmp_path, config)
+    config.architecture.topk = 2
+    with pytest.raises(InputError, match=r"holds a run of a network with topk=1, not 2; choose another workdir"):
+        write_setup(tmp_path, config)
+    config = recipe("B", 2)
+    with pytest.raises(InputError, match=r"holds a run of a network with num_layers=6, not 8"):
+        write_setup(tmp_path, config)

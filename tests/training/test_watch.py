@@ -1,7 +1,9 @@
 """If these fail, a process that is lost is waited for for ever, or one that is only slow ends a run."""
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,8 @@ def test_processes_that_are_done_or_have_not_begun_are_not_lost() -> None:
 
 _PROCESS = """
 import sys, time
+import jax
+import seemore_jax as sj
 from seemore_jax.training import watch
 
 watch.POLL_SECONDS, watch.SILENT_SECONDS = 0.1, 1.5
@@ -58,9 +62,28 @@ class Store:
 
 if sys.argv[1] == "failed":
     Store.values["seemore/failed/1"] = "2 data: no such folder"
-watching = watch.Watch(Store(), int(sys.argv[2]), 2, "start again").start()
-if sys.argv[1] == "own":
-    watching.give_up(OSError(28, "No space left on device"))
+watching = watch.Watch(Store(), int(sys.argv[2]), 2, "there:1", "start again").start()
+ERRORS = {
+    "own": OSError(28, "No space left on device"),
+    "memory": jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"),
+    "nan": sj.InputError("step 7: the loss is nan"),
+    "program": TypeError("unexpected argument"),
+    "collective": jax.errors.JaxRuntimeError("INTERNAL: connection closed by peer"),
+}
+if sys.argv[1] in ERRORS:
+    begin = time.monotonic()
+    exit = watch.os._exit
+    def ended(status):
+        print("told", Store.values.get("seemore/failed/1"), "after", time.monotonic() - begin, flush=True)
+        exit(status)
+    watch.os._exit = ended
+    try:
+        raise ERRORS[sys.argv[1]]
+    except Exception as error:
+        watching.give_up(error)
+if sys.argv[1] == "stopped":
+    time.sleep(0.5)
+    print("ready", flush=True)
 time.sleep(30)
 """
 
@@ -70,8 +93,13 @@ time.sleep(30)
     [
         ("failed", 0, 2, "error: process 1 ended: data: no such folder"),
         ("silent", 0, 1, "error: process 1 ended: lost: no sign of life from there for"),
-        ("unreachable", 1, 1, "error: process 0, which coordinates the run, cannot be reached (connection refused)"),
-        ("hanging", 1, 1, "error: process 0, which coordinates the run, does not answer"),
+        (
+            "unreachable",
+            1,
+            1,
+            "error: process 0 on there, which coordinates the run, is lost: it cannot be reached (conn",
+        ),
+        ("hanging", 1, 1, "error: process 0 on there, which coordinates the run, is lost: it does not answer"),
         ("own", 1, 2, "error: [Errno 28] No space left on device"),
     ],
 )
@@ -81,3 +109,41 @@ def test_a_process_ends_with_a_line_that_says_why(what: str, index: int, status:
     assert ended.returncode == status, ended.stderr
     assert line in ended.stderr
     assert ended.stderr.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "line", "longest"),
+    [
+        ("memory", 2, "out of memory on the device (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes)", 1.0),
+        ("nan", 2, "step 7: the loss is nan", 1.0),
+        ("program", 2, "TypeError: unexpected argument", 1.0),
+        # Waits for the watch to say which process is gone, as none is here.
+        ("collective", 1, "JaxRuntimeError: INTERNAL: connection closed by peer", 5.0),
+    ],
+)
+def test_an_error_has_the_status_that_it_has_in_a_single_process(
+    what: str, status: int, line: str, longest: float
+) -> None:
+    """And is told to the others at once, if it is not what a lost process causes."""
+    command = [sys.executable, "-c", _PROCESS, what, "1"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == status, ended.stderr
+    assert f"error: {line}" in ended.stderr
+    told, seconds = ended.stdout.strip().removeprefix("told ").split(" after ")
+    assert told == f"{status} {line}"
+    assert float(seconds) < longest
+
+
+def test_a_process_that_was_stopped_says_that_it_was_given_up() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROCESS, "stopped", "1"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"ready\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 1, complaint
+    assert b"error: this process stood still for 3 s, and the others have given it up; start again" in complaint
+    assert complaint.count(b"error:") == 1

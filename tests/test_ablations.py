@@ -1,0 +1,51 @@
+"""If these fail, an ablation is not the network that it is called, or its documentation has wrong figures."""
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from configs import ablations
+from seemore_jax import SeemoRe
+from seemore_jax.experiment import network_config, read_experiment
+from seemore_jax.training.loop import train
+from tests.training.runs import checkpoint_steps, losses, random_dataset
+
+# Of ml_collections.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def test_each_has_the_parameters_and_macs_of_its_description() -> None:
+    described = re.findall(r"^\| (\w+) \| ([\d,]+) \| ([\d.]+) \|$", ablations.__doc__ or "", re.MULTILINE)
+    assert [name for name, _, _ in described] == list(ablations.ABLATIONS)
+    networks = set()
+    for name, parameters, macs in described:
+        network = network_config(read_experiment(f"configs/ablations.py:{name}"))
+        state = nnx.state(SeemoRe.abstract(network), nnx.Param)
+        assert f"{sum(leaf.size for leaf in jax.tree.leaves(state)):,}" == parameters, name
+        assert f"{network.macs(720, 1280) / 1e9:.2f}" == macs, name
+        networks.add(network)
+    assert len(networks) == len(described)
+
+
+@pytest.mark.usefixtures("grouped_convolutions")
+def test_one_is_trained(tmp_path: Path) -> None:
+    random_dataset(tmp_path / "data")
+    small = ("num_layers=1", "embedding_dim=8", "recursive=1", "global_kernel_size=3")
+    fields = (
+        "dataset=image_folder",
+        f"data_dir={tmp_path / 'data'}",
+        "patch_size=16",
+        "batch_size=2",
+        "num_workers=0",
+        "num_steps=2",
+        "log_every=1",
+        *(f"architecture.{field}" for field in small),
+    )
+    config = read_experiment("configs/ablations.py:topk_2", [f"--config.{field}" for field in fields])
+    assert network_config(config).topk == 2
+    assert train(config, tmp_path / "run") == 0
+    assert list(losses(tmp_path / "run")) == [1, 2]
+    assert checkpoint_steps(tmp_path / "run") == [2]
