@@ -20,7 +20,7 @@ class Linear {
     bias_.assign(static_cast<size_t>(tiles) * kTile, 0.0f);
     for (int o = 0; o < outputs; ++o) {
       bias_[o] = bias(o);
-      for (int i = 0; i < inputs; ++i) weights_[(o / kTile * inputs + i) * kTile + o % kTile] = weight(i, o);
+      for (int i = 0; i < inputs; ++i) weights_[static_cast<size_t>(o / kTile * inputs + i) * kTile + o % kTile] = weight(i, o);
     }
   }
   // From a row-major matrix (inputs, outputs).

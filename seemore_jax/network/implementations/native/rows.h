@@ -70,7 +70,7 @@ class Rows {
   Rows(Scratch& scratch, int first, int count, int channels, int pitch)
       : first_(first), count_(count), channels_(channels), stride_(pitch + 2 * kMargin), pitch_(pitch) {
     data_ = scratch.take(static_cast<size_t>(count) * channels * stride_);
-    for (int line = 0; line < count * channels; ++line) {
+    for (size_t line = 0; line < static_cast<size_t>(count) * channels; ++line) {
       float* begin = data_ + line * stride_;
       std::fill(begin, begin + kMargin, 0.0f);
       std::fill(begin + kMargin + pitch, begin + stride_, 0.0f);
@@ -101,8 +101,9 @@ struct Strip {
   int image, begin, end;
 };
 
-// Those of rows from … until - 1.
+// Those of rows from … until - 1; most_rows and multiple are positive.
 inline std::vector<Strip> strips(int images, int from, int until, int most_rows, int multiple = 1) {
+  if (from >= until) return {};
   int height = until - from, pieces = (height + most_rows - 1) / most_rows;
   if (images == 1 && pieces > 1) pieces += pieces % 2;  // two threads share an even number alike
   int rows = (height + pieces - 1) / pieces;
