@@ -1,5 +1,6 @@
 """If these fail, a kernel reads memory that is not its array's or ends the process, where it should say what is wrong."""
 
+import ctypes
 import functools
 import itertools
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +214,107 @@ def test_float64_under_jax_enable_x64_is_an_error() -> None:
     """Not the end of the process."""
     environment = {**os.environ, "JAX_ENABLE_X64": "1"}
     subprocess.run([sys.executable, "-c", _FLOAT64], env=environment, cwd=Path(__file__).parents[3], check=True)
+
+
+X86 = "processor : {core}\nmodel name : Some CPU\ncpu MHz : {mhz}\nflags : fpu sse2 {flag}\n\n"
+ARM = "processor : {core}\nBogoMIPS : 243.75\nFeatures : fp asimd {flag}\nCPU implementer : 0x41\nCPU part : {part}\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        (X86.format(core=0, mhz=1, flag="avx2"), X86.format(core=0, mhz=1, flag="avx512f")),
+        (ARM.format(core=0, part="0xd0c", flag=""), ARM.format(core=0, part="0xd0c", flag="sve")),
+        (ARM.format(core=0, part="0xd0c", flag="sve"), ARM.format(core=0, part="0xd40", flag="sve")),
+        (  # another kind of core beside the first
+            ARM.format(core=0, part="0xd0c", flag=""),
+            ARM.format(core=0, part="0xd0c", flag="") + ARM.format(core=1, part="0xd40", flag=""),
+        ),
+    ],
+    ids=["flags", "features", "part", "two kinds of core"],
+)
+def test_each_cpu_has_kernels_of_its_own(tmp_path: Path, text: str, other: str) -> None:
+    """Else a home directory that machines share gives one the instructions of another, which end the process."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(text)
+    second.write_text(other)
+    assert native._cpu(first) != native._cpu(second)
+
+
+def test_the_same_cpu_has_the_same_kernels(tmp_path: Path) -> None:
+    """Whatever its clock is at, and however many cores a container has: else they are compiled over and over."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text(X86.format(core=0, mhz=1, flag="avx2"))
+    second.write_text(X86.format(core=0, mhz=2, flag="avx2") + X86.format(core=1, mhz=3, flag="avx2"))
+    assert native._cpu(first) == native._cpu(second)
+
+
+def test_a_system_without_proc_has_a_cpu_too(tmp_path: Path) -> None:
+    assert native._cpu(tmp_path / "none")
+
+
+@needs_kernels
+def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else CXX="g++ -mno-avx512f" has no effect where the kernels were compiled without."""
+    monkeypatch.setenv("CXX", "c++")
+    plain = native._identity()
+    monkeypatch.setenv("CXX", "c++ -O1")
+    assert native._identity() != plain
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """With a kernel that compiles at once."""
+    (tmp_path / "one.cc").write_text('extern "C" int one() { return 1; }')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    return tmp_path / "cache"
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [0, 100, 5000, -1])
+def test_a_damaged_file_is_compiled_again(empty_cache: Path, size: int) -> None:
+    """To load a file that was cut off can end the process."""
+    path = native._compiled("one")
+    content = path.read_bytes()
+    path.write_bytes(content[:size] if size >= 0 else bytes(reversed(content)))
+    assert ctypes.CDLL(str(native._compiled("one"))).one() == 1
+    assert path.read_bytes() == content
+    assert native._compiled("one") == path
+
+
+@needs_kernels
+def test_several_processes_may_compile_at_once(empty_cache: Path) -> None:
+    with futures.ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: native._compiled("one"), range(8)))
+    (path,) = paths
+    assert ctypes.CDLL(str(path)).one() == 1
+    assert {file.suffix for file in path.parent.iterdir()} == {".so", ".sha256"}
+
+
+_FAILING = """
+#include "call.h"
+namespace seemore {
+void fails(const Call& call) {
+  for_each_task(call.pool, 20, [](int task) {
+    if (task == 3) throw std::bad_alloc();
+  });
+}
+SEEMORE_KERNEL(fails, "x[n h c p]", "out[n h c p]");
+}
+"""
+
+
+@needs_kernels
+def test_a_kernel_without_memory_says_so(tmp_path: Path) -> None:
+    """Not the end of the process, on whatever thread it is."""
+    source, library = tmp_path / "fails.cc", tmp_path / "fails.so"
+    source.write_text(_FAILING)
+    include = ["-I", str(native._FOLDER), "-isystem", jax.ffi.include_dir()]
+    subprocess.run([*native._compiler(), *native._FLAGS, *include, str(source), "-o", str(library)], check=True)
+    handler = jax.ffi.pycapsule(ctypes.CDLL(str(library)).seemore_fails)
+    jax.ffi.register_ffi_target("seemore_fails", handler, platform="cpu")
+    x = [(2, 8, 3, 16, jnp.float32)]
+    for _ in range(5):
+        with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="RESOURCE_EXHAUSTED: seemore_fails: out of"):
+            call("fails", x, x)
