@@ -1,5 +1,5 @@
-// The functions of vectors, lines and rows against plain loops in double. If this fails, they compute something else, or
-// touch memory beyond what they were given.
+// The functions of vectors, lines and rows against plain loops in double. If this fails, they compute something else,
+// or touch memory beyond what they were given.
 
 #include <limits>
 
@@ -36,7 +36,8 @@ void test_functions_of_one_variable() {
     float v = static_cast<float>(x);
     CHECK_NEAR(exp_of_negative(splat(v))[0] / std::exp(static_cast<double>(v)), 1, 1e-6);
   }
-  for (float v : {-87.5f, -1e3f, -most, -std::numeric_limits<float>::infinity()}) CHECK(exp_of_negative(splat(v))[1] == 0);
+  for (float v : {-87.5f, -1e3f, -most, -std::numeric_limits<float>::infinity()})
+    CHECK(exp_of_negative(splat(v))[1] == 0);
   for (double x = -15; x <= 15; x += 0.003) {
     float v = static_cast<float>(x);
     CHECK_NEAR(normal_cdf(splat(v))[0], exact_cdf(v), 3e-7);
@@ -235,7 +236,8 @@ void test_depthwise_filters() {
         for (int i = 0; i < 3; ++i)
           for (int j = 0; j < 3; ++j) {
             int at = w + j - 1, tap = 3 * i + j;
-            if (at >= 0 && at < width) total += double(taps[(flipped ? 8 - tap : tap) * channels + c]) * rows.line(i, c)[at];
+            if (at < 0 || at >= width) continue;
+            total += double(taps[(flipped ? 8 - tap : tap) * channels + c]) * rows.line(i, c)[at];
           }
         Vec found = op.filter(rows.line(0, c), rows.line(1, c), rows.line(2, c), c, w / kLanes * kLanes, flipped);
         CHECK_NEAR(found[w % kLanes], total, 1e-5);

@@ -68,7 +68,11 @@ struct Buffers {
     for (size_t i = 0; i < data.size(); ++i)
       buffers.push_back({sizeof(XLA_FFI_Buffer), nullptr, XLA_FFI_DataType_F32, data[i].data(),
                          static_cast<int64_t>(dims[i].size()), dims[i].data()});
+  }
+  void** pointers_of_all() {
+    pointers.clear();
     for (XLA_FFI_Buffer& buffer : buffers) pointers.push_back(&buffer);
+    return pointers.data();
   }
 };
 
@@ -83,9 +87,9 @@ ffi::Error run(const Kernel& kernel, Buffers& inputs, Buffers& outputs, int thre
   std::vector<XLA_FFI_ArgType> types(inputs.buffers.size(), XLA_FFI_ArgType_BUFFER);
   std::vector<XLA_FFI_RetType> ret_types(outputs.buffers.size(), XLA_FFI_RetType_BUFFER);
   XLA_FFI_Args args{sizeof(XLA_FFI_Args), nullptr, static_cast<int64_t>(types.size()), types.data(),
-                    inputs.pointers.data()};
+                    inputs.pointers_of_all()};
   XLA_FFI_Rets rets{sizeof(XLA_FFI_Rets), nullptr, static_cast<int64_t>(ret_types.size()), ret_types.data(),
-                    outputs.pointers.data()};
+                    outputs.pointers_of_all()};
   return handle(kernel.name, kernel.inputs, kernel.outputs, kernel.function, xla_pool, ffi::RemainingArgs(&args, 0),
                 ffi::RemainingRets(&rets, 0));
 }
@@ -170,6 +174,65 @@ void test_kernels_stay_inside_their_arrays() {
     }
 }
 
+// Sizes of a small call.
+const Sizes kSmall = {{'n', 2}, {'h', 8}, {'c', 3}, {'p', 16}, {'o', 5}, {'k', 3}, {'r', 4}, {'s', 2}, {'?', 1}};
+
+// The error of a small call whose buffers `change` has changed names the kernel and the buffer.
+template <class Change>
+void check_refused(const Kernel& kernel, std::string_view name, const Change& change) {
+  Buffers inputs = buffers_of(kernel.inputs, kSmall), outputs = buffers_of(kernel.outputs, kSmall);
+  std::vector<int32_t> region{8, 13, 0, 8, 2, 0, 8, 0, 8};
+  inputs.finish(region.data());
+  outputs.finish(nullptr);
+  change(inputs, outputs);
+  ffi::Error error = run(kernel, inputs, outputs, 1);
+  std::string expected = std::string(kernel.name) + ": " + std::string(name) + " ";
+  bool named = error.message().rfind(expected, 0) == 0;
+  if (!named) std::fprintf(stderr, "%s… expected: %s\n", expected.c_str(), error.message().c_str());
+  CHECK(named && error.errc() == ffi::ErrorCode::kInvalidArgument);
+}
+
+// Each buffer of each kernel with another type, another number of axes, another size of each axis that is known by
+// then, and missing. No memory is touched: the arrays are shorter than some of these say.
+void test_wrong_buffers_are_named() {
+  for (const Kernel& kernel : kernels()) {
+    std::string known;
+    for (bool is_output : {false, true}) {
+      std::vector<Declared> all = declared(is_output ? kernel.outputs : kernel.inputs);
+      for (size_t i = 0; i < all.size(); ++i) {
+        std::vector<std::string_view> axes = split(all[i].axes);
+        auto check = [&](auto&& change) {
+          check_refused(kernel, all[i].name, [&](Buffers& inputs, Buffers& outputs) {
+            change(is_output ? outputs.buffers[i] : inputs.buffers[i + 1]);
+          });
+        };
+        for (XLA_FFI_DataType type : {XLA_FFI_DataType_F64, XLA_FFI_DataType_BF16, XLA_FFI_DataType_S32,
+                                      XLA_FFI_DataType_C128, XLA_FFI_DataType_TOKEN})
+          check([=](XLA_FFI_Buffer& buffer) { buffer.dtype = type; });
+        std::vector<int64_t> longer(6, 1);
+        check([&](XLA_FFI_Buffer& buffer) { buffer.rank = 6, buffer.dims = longer.data(); });
+        check([](XLA_FFI_Buffer& buffer) { --buffer.rank; });
+        for (size_t j = 0; j < axes.size(); ++j) {
+          if (axes[j] != "c?") check([=](XLA_FFI_Buffer& buffer) { buffer.dims[j] = 0; });
+          check([=](XLA_FFI_Buffer& buffer) { buffer.dims[j] = int64_t{1} << 40; });
+          if (axes[j].size() > 1 || known.find(axes[j]) != known.npos)
+            for (int by : {-1, 1}) check([=](XLA_FFI_Buffer& buffer) { buffer.dims[j] += by; });
+        }
+        known += all[i].axes;
+        auto cut = [&](Buffers& inputs, Buffers& outputs) {
+          Buffers& buffers = is_output ? outputs : inputs;
+          buffers.buffers.resize(is_output ? i : i + 1);
+        };
+        check_refused(kernel, all[i].name, cut);
+      }
+      check_refused(kernel, all.back().name, [&](Buffers& inputs, Buffers& outputs) {
+        Buffers& buffers = is_output ? outputs : inputs;
+        buffers.buffers.push_back(buffers.buffers.back());
+      });
+    }
+  }
+}
+
 void test_what_a_kernel_throws_is_an_error() {
   auto no_memory = [](const Call& call) { for_each_task(call.pool, 9, [](int) { throw std::bad_alloc(); }); };
   auto other = [](const Call& call) { for_each_task(call.pool, 9, [](int) { throw std::runtime_error("reason"); }); };
@@ -194,5 +257,6 @@ void test_what_a_kernel_throws_is_an_error() {
 int main() {
   CHECK(kernels().size() == 14);
   test_kernels_stay_inside_their_arrays();
+  test_wrong_buffers_are_named();
   test_what_a_kernel_throws_is_an_error();
 }

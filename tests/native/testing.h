@@ -19,7 +19,7 @@
   do {                                                                                                     \
     double found_ = (found), expected_ = (expected), tolerance_ = (tolerance);                             \
     if (!(std::fabs(found_ - expected_) <= tolerance_)) {                                                  \
-      std::fprintf(stderr, "%s:%d: %s is %.9g, not %.9g\n", __FILE__, __LINE__, #found, found_, expected_); \
+      std::fprintf(stderr, "%s:%d: %s is %g, not %g\n", __FILE__, __LINE__, #found, found_, expected_);   \
       std::exit(1);                                                                                        \
     }                                                                                                      \
   } while (false)

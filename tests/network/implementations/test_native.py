@@ -1,4 +1,4 @@
-"""If these fail, a kernel reads memory that is not its array's or ends the process, where it should say what is wrong."""
+"""If these fail, a wrong call of a kernel, a wrong file or no memory ends the process, where it should say what is."""
 
 import ctypes
 import functools
@@ -88,16 +88,16 @@ def registered() -> None:
 
 
 def wrong_buffers(buffers: Buffers) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Each buffer with another type, another number of axes, and another size of an axis that is known by then."""
+    """Each buffer with another type, another number of axes, and another size of an axis that is known by then.
+
+    tests/native does this for all axes: here, each is a program to compile.
+    """
     known: set[str] = set()
     for i, ((_, axes), (*shape, dtype)) in enumerate(zip(buffers, shapes(buffers), strict=True)):
         yield i, (*shape, jnp.bfloat16 if i % 2 else jnp.int32)
         yield i, (*shape, 1, dtype)
-        if axes != ["c?"]:
-            yield i, (0, *shape[1:], dtype)
-        for j, axis in enumerate(axes):
-            if axis in known or not axis.isalpha():
-                yield i, (*shape[:j], shape[j] + 1, *shape[j + 1 :], dtype)
+        for j in [j for j, axis in enumerate(axes) if axis in known or not axis.isalpha()][-1:]:
+            yield i, (*shape[:j], shape[j] + 1, *shape[j + 1 :], dtype)
         known.update(axes)
 
 
@@ -110,7 +110,7 @@ def test_each_wrong_buffer_is_named(kernel: str) -> None:
     for i, wrong in wrong_buffers([*inputs, *outputs]):
         if (j := i - len(inputs)) < 0:
             refused(kernel, inputs[i][0], [*given[:i], wrong, *given[i + 1 :]], results)
-        elif 0 not in wrong:  # XLA leaves out a call without results
+        else:
             refused(kernel, outputs[j][0], given, [*results[:j], wrong, *results[j + 1 :]])
 
 
@@ -146,7 +146,7 @@ def test_a_region_beyond_the_arrays_is_refused(kernel: str) -> None:
         "from": (-1, 9),
         "until": (-1, 9),
     }
-    for field, value in [(field, value) for field in fields for value in wrong[field]]:
+    for field, value in ((field, value) for field, values in wrong.items() for value in values):
         region = tuple(value if name == field else known for name, known in zip(fields, REGION, strict=True))
         message = refused(kernel, "region", inputs, outputs, region=region)
         assert field in message

@@ -85,7 +85,7 @@ inline Striped striped_of(const Array& row, const Array& row_bias, const Array& 
   return {row.dim(1), row.dim(0), row.data, row_bias.data, column.data, column_bias.data};
 }
 
-// Zeros in the rows of a map beyond the image, which no strip writes.
+// Zeros in the rows of a map beyond the image, which no strip writes. The map has images and rows.
 inline void clear_beyond(const Shape& shape, const Array& map) {
   size_t row = map.count() / (static_cast<size_t>(shape.images) * shape.rows);
   for (int image = 0; image < shape.images; ++image) {

@@ -63,9 +63,8 @@ SEEMORE_KERNEL(features_and_context,
                "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c]",
                "features[n h c p] context[n h c p] pooled[n c]");
 SEEMORE_KERNEL(low_rank_experts,
-               "x[n h c p] features[n h c p] context[n h c p] "
-               "summary[n s c p] from_features[n c r] from_features_bias[n r] from_context[n c r] from_context_bias[n r] "
-               "project[n c+r c] project_bias[n c]",
+               "x[n h c p] features[n h c p] context[n h c p] summary[n s c p] from_features[n c r] "
+               "from_features_bias[n r] from_context[n c r] from_context_bias[n r] project[n c+r c] project_bias[n c]",
                "out[n h c p]");
 SEEMORE_KERNEL(reduction, "x[n h c p] taps[16 c] bias[c]", "out[n h/4 c p/4]");
 

@@ -75,9 +75,8 @@ SEEMORE_KERNEL(features_and_context_backward,
                "dfeatures[n h c p] dcontext[n h c p] dpooled[n c]",
                "dx[n h c p] dexpand[c 2c] dexpand_bias[2c] drow[k c] drow_bias[c] dcolumn[k c] dcolumn_bias[c]");
 SEEMORE_KERNEL(low_rank_experts_backward,
-               "x[n h c p] features[n h c p] context[n h c p] "
-               "summary[n s c p] from_features[n c r] from_features_bias[n r] from_context[n c r] from_context_bias[n r] "
-               "project[n c+r c] project_bias[n c] "
+               "x[n h c p] features[n h c p] context[n h c p] summary[n s c p] from_features[n c r] "
+               "from_features_bias[n r] from_context[n c r] from_context_bias[n r] project[n c+r c] project_bias[n c] "
                "gradient[n h c p]",
                "dfeatures[n h c p] dcontext[n h c p] dfrom_features[n c r] dfrom_features_bias[n r] "
                "dfrom_context[n c r] dfrom_context_bias[n r] dproject[n c+r c] dproject_bias[n c]");

@@ -36,6 +36,7 @@ class Scratch {
     scratch.next_ = 0;
     return scratch;
   }
+  // Until `of_thread` is called again; not initialized.
   float* take(size_t count) {
     if (next_ == blocks_.size()) blocks_.emplace_back();
     Block& block = blocks_[next_++];
@@ -67,6 +68,7 @@ struct Block {
 // `count` consecutive image rows from `first` on; of later rows, each takes the place of the one `count` before it.
 class Rows {
  public:
+  // Until the scratch memory's next task; zeros in the margins, else not initialized.
   Rows(Scratch& scratch, int first, int count, int channels, int pitch)
       : first_(first), count_(count), channels_(channels), stride_(pitch + 2 * kMargin), pitch_(pitch) {
     data_ = scratch.take(static_cast<size_t>(count) * channels * stride_);
@@ -76,6 +78,7 @@ class Rows {
       std::fill(begin + kMargin + pitch, begin + stride_, 0.0f);
     }
   }
+  // Of a row from `first` on.
   float* line(int row, int channel) {
     return data_ + (static_cast<size_t>((row - first_) % count_) * channels_ + channel) * stride_ + kMargin;
   }
@@ -85,6 +88,7 @@ class Rows {
   void clear(int row) {
     for (int c = 0; c < channels_; ++c) std::fill_n(line(row, c), pitch_, 0.0f);
   }
+  // column <= pitch.
   void clear_from(int row, int column) {
     for (int c = 0; c < channels_; ++c) std::fill(line(row, c) + column, line(row, c) + pitch_, 0.0f);
   }
@@ -119,7 +123,8 @@ inline std::vector<Strip> strips(const Shape& shape, int most_rows) {
   return strips(shape.images, 0, shape.height, most_rows);
 }
 
-// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation.
+// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation, unless it is null. Lines
+// have `pitch` floats, a multiple of kLanes.
 inline void normalize(const float* x, int channels, int pitch, float* out, ptrdiff_t out_stride, float* inverse) {
   for (int w = 0; w < pitch; w += kLanes) {
     Vec mean{};
@@ -136,7 +141,7 @@ inline void normalize(const float* x, int channels, int pitch, float* out, ptrdi
   }
 }
 
-// The gradient of `normalize` towards x, from that towards its output.
+// The gradient of `normalize` towards x, from that towards its output; lines as there.
 template <class Emit>
 inline void normalize_backward(const float* gradient, ptrdiff_t gradient_stride, const float* normalized,
                                ptrdiff_t normalized_stride, const float* inverse, int channels, int pitch,

@@ -51,9 +51,8 @@ SEEMORE_KERNEL(survey,
                "pooled[n c] reduced[n h/4 c p/4]");
 SEEMORE_KERNEL(low_rank_experts_of_embedded,
                "x[n h c p] embedded[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] "
-               "column_bias[c] "
-               "summary[n s c p] from_features[n c r] from_features_bias[n r] from_context[n c r] from_context_bias[n r] "
-               "project[n c+r c] project_bias[n c]",
+               "column_bias[c] summary[n s c p] from_features[n c r] from_features_bias[n r] from_context[n c r] "
+               "from_context_bias[n r] project[n c+r c] project_bias[n c]",
                "out[n h c p]");
 
 }  // namespace seemore
