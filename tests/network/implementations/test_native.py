@@ -265,7 +265,7 @@ def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.Monk
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """With a kernel that compiles at once."""
-    (tmp_path / "one.cc").write_text('extern "C" int one() { return 1; }')
+    (tmp_path / "one.cc").write_text('extern "C" __attribute__((visibility("default"))) int one() { return 1; }')
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
     return tmp_path / "cache"

@@ -73,6 +73,7 @@ class Call {
  private:
   template <size_t count>
   static std::array<Array, count> first(const std::vector<Array>& arrays) {
+    if (arrays.size() != count) throw std::logic_error("the kernel takes other arrays than its signature has");
     std::array<Array, count> all;
     std::copy_n(arrays.begin(), count, all.begin());
     return all;

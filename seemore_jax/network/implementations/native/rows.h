@@ -123,8 +123,8 @@ inline std::vector<Strip> strips(const Shape& shape, int most_rows) {
   return strips(shape.images, 0, shape.height, most_rows);
 }
 
-// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation, unless it is null. Lines
-// have `pitch` floats, a multiple of kLanes.
+// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation, unless it is null.
+// Lines have `pitch` floats, a multiple of kLanes.
 inline void normalize(const float* x, int channels, int pitch, float* out, ptrdiff_t out_stride, float* inverse) {
   for (int w = 0; w < pitch; w += kLanes) {
     Vec mean{};

@@ -37,8 +37,8 @@ struct Striped {
   struct Gradients {
     float *row_taps, *row_bias, *column_taps, *column_bias;
   };
-  // Adds the gradients of rows begin … begin + rows - 1, from those towards the outputs of both filters. `between` holds
-  // reach() rows on each side; all of a `Rows` lies in one piece, without a turn of its ring.
+  // Adds the gradients of rows begin … begin + rows - 1, from those towards the outputs of both filters.
+  // `between` holds reach() rows on each side; none of the rings has turned, so that rows follow each other in memory.
   void add_gradients(Rows& input, Rows& between, Rows& between_gradient, Rows& output_gradient, int begin, int rows,
                      int pitch, const Gradients& sums) const {
     Block after_row = between_gradient.from(begin);
