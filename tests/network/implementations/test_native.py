@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import itertools
+import logging
 import os
 import re
 import shutil
@@ -290,6 +291,22 @@ def test_several_processes_may_compile_at_once(empty_cache: Path) -> None:
     (path,) = paths
     assert ctypes.CDLL(str(path)).one() == 1
     assert {file.suffix for file in path.parent.iterdir()} == {".so", ".sha256"}
+
+
+def test_a_file_that_cannot_be_loaded_is_done_without(
+    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In one line, and with the plain network: a folder may forbid to run what is in it."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nfor last; do :; done\necho no program > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
+    with caplog.at_level(logging.WARNING):
+        assert not native.available.__wrapped__()
+    message = caplog.records[-1].getMessage()
+    assert "cannot be compiled or loaded" in message
+    assert "\n" not in message
 
 
 _FAILING = """

@@ -62,7 +62,7 @@ def available() -> bool:
         _register(KERNELS["always"])
     except (OSError, subprocess.SubprocessError) as error:
         _LOG.warning(
-            "the CPU kernels cannot be compiled, which makes the network several times slower; "
+            "the CPU kernels cannot be compiled or loaded, which makes the network several times slower; "
             "install a C++ compiler (g++ or clang++), or name one in CXX (%s)",
             _detail(error),
         )
@@ -75,13 +75,13 @@ def prepare(what: str) -> None:
     """As `available`, for kernels that not everybody needs: "strips" or "gradients".
 
     Raises:
-      InputError: they cannot be compiled.
+      InputError: they cannot be compiled or loaded.
     """
     try:
         _register(KERNELS[what])
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(
-            f"the CPU kernels for {what} cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
+            f"the CPU kernels for {what} cannot be compiled or loaded; SEEMORE_NATIVE=0 does without ({_detail(error)})"
         ) from error
 
 
