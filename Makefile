@@ -1,6 +1,7 @@
 # make demo    upscale real photographs (installs what the program needs)
 # make test    style, types and the whole test suite (installs what the tests need, too)
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
+# make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
 #
 # The first call makes an environment in .venv; later calls need no network.
 
@@ -18,7 +19,7 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo test test-tpu-compile lint types unit constraints clean
+.PHONY: demo test test-native test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -34,6 +35,9 @@ types: $(VENV)/test
 
 unit: $(VENV)/test
 	$(BIN)/pytest -n $(WORKERS)
+
+test-native: $(VENV)/test
+	$(MAKE) -C tests/native -j2 XLA="$$($(BIN)/python -c 'import jax; print(jax.ffi.include_dir())')"
 
 test-tpu-compile: $(TPU_VENV)/libtpu
 	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py

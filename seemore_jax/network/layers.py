@@ -4,7 +4,6 @@ Feature maps are (N, H, W, C) throughout. Parameters are float32; a layer comput
 `compute_dtype` and at its `precision`.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -17,7 +16,22 @@ from jaxtyping import Array, Float
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
 
-gelu = functools.partial(jax.nn.gelu, approximate=False)
+
+def gelu(x: Array) -> Array:
+    """x·Φ(x), where Φ is the normal distribution function."""
+    return x * _normal_cdf(x)
+
+
+@jax.custom_jvp
+def _normal_cdf(x: Array) -> Array:
+    """Φ(x), with a derivative of its own: that of erfc cannot be used inside `jax.shard_map` in jax 0.12.0."""
+    return 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
+
+
+@_normal_cdf.defjvp
+def _normal_cdf_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    return _normal_cdf(x), tangent * (math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * x * x))
 
 
 def convolution(

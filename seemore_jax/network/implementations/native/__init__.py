@@ -31,6 +31,12 @@ _FLAGS = [
     *("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     *("-fPIC", "-shared", "-fvisibility=hidden"),
 ]
+# In /proc/cpuinfo: which CPU it is and what it can do, on x86, ARM, POWER and RISC-V.
+_CPU_KEYS = (
+    *("vendor_id", "cpu family", "model", "model name", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
+    *("cpu", "isa", "uarch"),
+)
 # What each source file defines; only those of "always" are compiled before they are needed.
 _RANK = ("convolution", "features_and_context", "low_rank_experts", "reduction")
 _SPATIAL = ("gated_feed_forward", "spatial_enhancement")
@@ -56,7 +62,7 @@ def available() -> bool:
         _register(KERNELS["always"])
     except (OSError, subprocess.SubprocessError) as error:
         _LOG.warning(
-            "the CPU kernels cannot be compiled, which makes the network several times slower; "
+            "the CPU kernels cannot be compiled or loaded, which makes the network several times slower; "
             "install a C++ compiler (g++ or clang++), or name one in CXX (%s)",
             _detail(error),
         )
@@ -69,13 +75,13 @@ def prepare(what: str) -> None:
     """As `available`, for kernels that not everybody needs: "strips" or "gradients".
 
     Raises:
-      InputError: they cannot be compiled.
+      InputError: they cannot be compiled or loaded.
     """
     try:
         _register(KERNELS[what])
     except (OSError, subprocess.SubprocessError) as error:
         raise InputError(
-            f"the CPU kernels for {what} cannot be compiled; SEEMORE_NATIVE=0 does without ({_detail(error)})"
+            f"the CPU kernels for {what} cannot be compiled or loaded; SEEMORE_NATIVE=0 does without ({_detail(error)})"
         ) from error
 
 
@@ -96,23 +102,38 @@ def _detail(error: Exception) -> str:
 def _compiled(source: str) -> Path:
     """The compiled file of a source file, for this compiler, CPU and version of XLA."""
     path = _cache() / f"{source}-{identity()}.so"
-    if not path.exists():
+    digest = path.with_suffix(".sha256")
+    if not _is_whole(path, digest):
         _LOG.warning("compiling %s.cc for this CPU: once on this machine, for some seconds", source)
         with replacing(path) as temporary:
             command = [*_compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / f"{source}.cc")]
             subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=True)
+            with replacing(digest) as temporary_digest:
+                temporary_digest.write_text(_digest(temporary))
     return path
 
 
+def _is_whole(path: Path, digest: Path) -> bool:
+    """Whether a compiled file is as it was written: to load one that a crash left cut off can end the process."""
+    try:
+        return digest.read_text() == _digest(path)
+    except (FileNotFoundError, UnicodeDecodeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _compiler() -> list[str]:
-    return os.environ.get("CXX", "c++").split()
+    return os.environ.get("CXX", "").split() or ["c++"]
 
 
 def identity() -> str:
-    """Of the sources, the compiler, the CPU and the version of XLA."""
+    """Of the sources, the compiler with its flags, the CPU and the version of XLA."""
     version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
-    identity = "\n".join([version, _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
+    identity = "\n".join([version, *_compiler(), _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
     return hashlib.sha256(identity).hexdigest()[:16]
 
 
@@ -125,16 +146,28 @@ def _cache() -> Path:
         return Path(folder)
 
 
-def _cpu() -> str:
+def _cpu(information: Path = Path("/proc/cpuinfo")) -> str:
     """What the compiler's choice of instructions depends on."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = information.read_text(errors="replace").splitlines()
     except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(next((line for line in lines if line.startswith(key)), "") for key in ("model name", "flags"))
+        lines = [platform.processor(), _brand()]
+    else:
+        # Once for all cores, or for each kind of core.
+        lines = sorted({line for line in lines if line.partition(":")[0].strip() in _CPU_KEYS})
+    return "\n".join([platform.machine(), *lines])
+
+
+def _brand() -> str:
+    """The CPU's name on macOS."""
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
 
 
 def cpu_name() -> str:
     """The CPU's model, for people."""
-    first = _cpu().splitlines()[0] if _cpu() else ""
-    return first.partition(":")[2].strip() or platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in _cpu().splitlines() if line.startswith("model name"))
+    return next(names, "") or _brand().strip() or platform.processor() or platform.machine()

@@ -4,39 +4,20 @@
 #include <sys/mman.h>
 
 #include <array>
+#include <new>
+#include <string>
 #include <vector>
 
 #include "parallel.h"
 #include "rows.h"
+#include "signature.h"
 #include "spatial_enhancement.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace seemore {
 
-namespace ffi = xla::ffi;
-
 constexpr int kForwardRows = 48;   // of a strip: the rows at its edges are computed twice
 constexpr int kBackwardRows = 32;  // whole strips are kept in scratch memory
-
-// What part of the arrays is image: the first array of each call, as `Extent.region` in Python makes it.
-struct Region {
-  int height, width;                       // of the image in the arrays
-  int first_row, image_height;             // of the image, of which the array may hold some rows only
-  int summary_rows;                        // that are image in the summary of its context
-  int begin, end;                          // rows that count in sums over the image
-  int from, until;                         // rows to be computed; the others are left as they are
-};
-
-struct Array {
-  float* data;
-  ffi::Span<const int64_t> dims;
-  int dim(int axis) const { return static_cast<int>(dims[axis]); }
-  size_t count() const {
-    size_t product = 1;
-    for (int64_t size : dims) product *= size;
-    return product;
-  }
-};
 
 // Asks for large pages where the array has no memory yet: XLA allocates arrays anew for every call, and to get memory
 // in small pages takes longer than to compute what is put there.
@@ -51,29 +32,30 @@ inline void use_large_pages(const Array& array) {
 
 class Call {
  public:
-  Call(ffi::ThreadPool& pool, ffi::RemainingArgs& inputs, ffi::RemainingRets& outputs)
-      : pool(pool), inputs_(inputs), outputs_(outputs) {
-    const int32_t* r = inputs.get<ffi::Buffer<ffi::S32>>(0)->typed_data();
+  // Signatures: of the inputs after the region, and of the outputs. Throws std::invalid_argument if the buffers are
+  // others.
+  Call(const char* inputs_signature, const char* outputs_signature, ffi::ThreadPool& pool,
+       const ffi::RemainingArgs& inputs, const ffi::RemainingRets& outputs)
+      : pool(pool) {
+    if (inputs.empty()) throw std::invalid_argument("region is missing: 0 inputs found");
+    const int32_t* r = Check::region_values(*inputs.get<ffi::AnyBuffer>(0));
+    Check check;
+    inputs_ = check.arrays(inputs_signature, "inputs after the region", inputs.size() - 1,
+                           [&](size_t i) { return *inputs.get<ffi::AnyBuffer>(i + 1); });
+    outputs_ = check.arrays(outputs_signature, "outputs", outputs.size(),
+                            [&](size_t i) { return **outputs.get<ffi::AnyBuffer>(i); });
     region = {r[0], r[1], r[2], r[3], r[4], r[5], r[6], r[7], r[8]};
+    check.region(region);
+    for (const Array& output : outputs_) use_large_pages(output);
   }
+  // `count` is their number in the signature.
   template <size_t count>
   std::array<Array, count> inputs() const {
-    std::array<Array, count> all;
-    for (size_t i = 0; i < count; ++i) {
-      auto buffer = *inputs_.get<ffi::Buffer<ffi::F32>>(i + 1);
-      all[i] = {buffer.typed_data(), buffer.dimensions()};
-    }
-    return all;
+    return first<count>(inputs_);
   }
   template <size_t count>
   std::array<Array, count> outputs() const {
-    std::array<Array, count> all;
-    for (size_t i = 0; i < count; ++i) {
-      auto buffer = *outputs_.get<ffi::Buffer<ffi::F32>>(i);
-      all[i] = {buffer->typed_data(), buffer->dimensions()};
-      use_large_pages(all[i]);
-    }
-    return all;
+    return first<count>(outputs_);
   }
   // Of feature maps that hold the image.
   Shape shape(const Array& map) const {
@@ -89,19 +71,26 @@ class Call {
   Region region;
 
  private:
-  ffi::RemainingArgs& inputs_;
-  ffi::RemainingRets& outputs_;
+  template <size_t count>
+  static std::array<Array, count> first(const std::vector<Array>& arrays) {
+    if (arrays.size() != count) throw std::logic_error("the kernel takes other arrays than its signature has");
+    std::array<Array, count> all;
+    std::copy_n(arrays.begin(), count, all.begin());
+    return all;
+  }
+
+  std::vector<Array> inputs_, outputs_;
 };
 
 inline Striped striped_of(const Array& row, const Array& row_bias, const Array& column, const Array& column_bias) {
   return {row.dim(1), row.dim(0), row.data, row_bias.data, column.data, column_bias.data};
 }
 
-// Zeros in the rows of a map beyond the image, which no strip writes.
+// Zeros in the rows of a map beyond the image, which no strip writes. The map has images and rows.
 inline void clear_beyond(const Shape& shape, const Array& map) {
   size_t row = map.count() / (static_cast<size_t>(shape.images) * shape.rows);
   for (int image = 0; image < shape.images; ++image) {
-    float* rows = map.data + image * shape.rows * row;
+    float* rows = map.data + static_cast<size_t>(image) * shape.rows * row;
     std::fill(rows + shape.height * row, rows + shape.rows * row, 0.0f);
   }
 }
@@ -109,9 +98,10 @@ inline void clear_beyond(const Shape& shape, const Array& map) {
 // Arrays that several strips add to: each strip adds to a copy of its own, and the copies are added in order.
 class Sums {
  public:
-  // With `per_image`, the arrays' first axis is the image's, and a strip has only its image's part.
+  // With `per_image`, the arrays' first axis is the image's, and a strip has only its image's part. The strips must
+  // outlive this.
   Sums(std::vector<Array> outputs, const std::vector<Strip>& strips, bool per_image = false)
-      : outputs_(std::move(outputs)), strips_(strips), images_(per_image ? strips.back().image + 1 : 1) {
+      : outputs_(std::move(outputs)), strips_(strips), images_(per_image ? outputs_[0].dim(0) : 1) {
     for (const Array& output : outputs_) {
       begins_.push_back(size_);
       size_ += output.count() / images_;
@@ -143,16 +133,33 @@ class Sums {
 // Of one type for all kernels: each type that XLA's templates see costs seconds to compile.
 using Handler = ffi::Error (*)(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets);
 
-template <void (*kernel)(const Call&)>
-ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs inputs, ffi::RemainingRets outputs) {
-  kernel(Call(pool, inputs, outputs));
-  return ffi::Error::Success();
+// What a kernel throws becomes XLA's error, with the kernel's name.
+inline ffi::Error handle(const char* name, const char* inputs_signature, const char* outputs_signature,
+                         void (*kernel)(const Call&), ffi::ThreadPool& pool, const ffi::RemainingArgs& inputs,
+                         const ffi::RemainingRets& outputs) {
+  auto because = [name](const char* reason) { return std::string(name) + ": " + reason; };
+  try {
+    kernel(Call(inputs_signature, outputs_signature, pool, inputs, outputs));
+    return ffi::Error::Success();
+  } catch (const std::invalid_argument& error) {
+    return ffi::Error::InvalidArgument(because(error.what()));
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, because("out of memory"));
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(because(error.what()));
+  } catch (...) {
+    return ffi::Error::Internal(because("unknown error"));
+  }
 }
 
-// The symbols that `native/__init__.py` registers.
-#define SEEMORE_KERNEL(name)                                                                           \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* seemore_##name(XLA_FFI_CallFrame*); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(seemore_##name, static_cast<Handler>(handle<name>),                    \
-                                ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets())
+// The symbols that `native/__init__.py` registers, with their signatures.
+#define SEEMORE_KERNEL(name, inputs_signature, outputs_signature)                                              \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* seemore_##name(XLA_FFI_CallFrame*);         \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                               \
+      seemore_##name,                                                                                          \
+      static_cast<Handler>([](ffi::ThreadPool pool, ffi::RemainingArgs inputs, ffi::RemainingRets outputs) {   \
+        return handle("seemore_" #name, inputs_signature, outputs_signature, name, pool, inputs, outputs);     \
+      }),                                                                                                      \
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets())
 
 }  // namespace seemore

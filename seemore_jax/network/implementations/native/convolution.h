@@ -21,7 +21,7 @@ struct Convolution {
             [=](int i, int o) { return taps[((8 - i / outputs) * shape.channels + o) * outputs + i % outputs]; },
             [](int) { return 0.0f; }) {}
 
-  // What the nine taps see at one row: a line for each (tap, channel).
+  // What the nine taps see at one row: a line for each (tap, channel). `rows` holds the rows beside it.
   static std::vector<const float*> lines(Rows& rows, int row, int channels) {
     std::vector<const float*> all;
     all.reserve(9 * channels);

@@ -20,7 +20,8 @@ class Linear {
     bias_.assign(static_cast<size_t>(tiles) * kTile, 0.0f);
     for (int o = 0; o < outputs; ++o) {
       bias_[o] = bias(o);
-      for (int i = 0; i < inputs; ++i) weights_[(o / kTile * inputs + i) * kTile + o % kTile] = weight(i, o);
+      float* column = weights_.data() + static_cast<size_t>(o / kTile) * inputs * kTile + o % kTile;
+      for (int i = 0; i < inputs; ++i) column[static_cast<size_t>(i) * kTile] = weight(i, o);
     }
   }
   // From a row-major matrix (inputs, outputs).
@@ -31,7 +32,8 @@ class Linear {
     return Linear(outputs, inputs, [=](int o, int i) { return weights[i * outputs + o]; }, [](int) { return 0.0f; });
   }
 
-  // emit(output, column, vector) for each output and the `pitch` columns; `lines` has a pointer for each input.
+  // emit(output, column, vector) for each output and the `pitch` columns, a multiple of kLanes; `lines` has a pointer
+  // to so many floats for each input.
   template <class Emit>
   void apply(const float* const* lines, int pitch, Emit&& emit) const {
     int w = 0;
@@ -86,6 +88,7 @@ class Linear {
   std::vector<float> weights_, bias_;
 };
 
+// A tile of `add_weight_gradient`: i0 < inputs, o0 < outputs.
 template <int across>
 inline void add_products(const Block& a, int i0, int inputs, const Block& b, int o0, int outputs, int rows, int pitch,
                          float* gradient, int gradient_stride) {
@@ -113,7 +116,8 @@ inline void add_products(const Block& a, int i0, int inputs, const Block& b, int
       gradient[(i0 + i) * gradient_stride + o0 + o] += sum(sums[i][o]);
 }
 
-// gradient[i][o] += sum over rows and columns of a[i] * b[o]: the gradient of a linear map's weights.
+// gradient[i][o] += sum over rows and columns of a[i] * b[o]: the gradient of a linear map's weights. Here and below,
+// lines have `pitch` floats, a multiple of kLanes.
 inline void add_weight_gradient(const Block& a, int inputs, const Block& b, int outputs, int rows, int pitch,
                                 float* gradient, int gradient_stride) {
   constexpr int across = kLanes == 8 ? 2 : 6;

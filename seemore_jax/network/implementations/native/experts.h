@@ -30,7 +30,7 @@ inline std::vector<LowRankExperts> experts_of(const Call& call, const Array& x, 
   small.height = call.region.summary_rows;
   int c = shape.channels, rank = bf.dim(1);
   std::vector<LowRankExperts> all;
-  for (int n = 0; n < shape.images; ++n)
+  for (size_t n = 0; n < static_cast<size_t>(shape.images); ++n)
     all.emplace_back(shape, small, call.region.first_row, call.region.image_height, rank, wf.data + n * c * rank,
                      bf.data + n * rank, wc.data + n * c * rank, bc.data + n * rank, wo.data + n * (c + rank) * c,
                      bo.data + n * c);

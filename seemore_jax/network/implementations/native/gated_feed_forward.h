@@ -19,7 +19,7 @@ struct GatedFeedForward {
         unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)),
         unprojecting(Linear::transposed(shape.channels, shape.channels, project)) {}
 
-  // depthwise3 of one line at columns w …; `flipped` is its transpose.
+  // depthwise3 of one line at columns w …; `flipped` is its transpose. Lines have one more float on each side.
   Vec filter(const float* above, const float* here, const float* below, int channel, int w, bool flipped) const {
     const float* lines[3] = {above, here, below};
     Vec total{};

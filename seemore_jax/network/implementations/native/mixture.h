@@ -144,7 +144,7 @@ struct LowRankExperts {
         unfrom_context(Linear::transposed(shape.channels, rank, context)),
         unout(Linear::transposed(shape.channels + rank, shape.channels, out)) {}
 
-  // context + summary of one row; half-pixel centres, edges repeated.
+  // context + summary of one row; half-pixel centres, edges repeated. The summary has a row.
   void calibrate(int image, int row, const float* context, ptrdiff_t stride, const float* summary, Rows& to,
                  int to_row) const {
     const Shape& small = summary_shape;
@@ -282,7 +282,8 @@ struct Reduction {
     return {shape.images, shape.rows / 4, shape.channels, shape.pitch / 4, shape.height / 4, shape.width / 4};
   }
 
-  // One row of the output, from lines that `line` gives for (row, channel) of the input; `products` has room for one.
+  // One row of the output, row < height / 4, from lines that `line` gives for (row, channel) of the input; `products`
+  // has room for one.
   template <class Line>
   void forward(int image, int row, Line&& line, const float* bias, float* products, float* out) const {
     for (int c = 0; c < shape.channels; ++c) {
@@ -300,7 +301,7 @@ struct Reduction {
     }
   }
 
-  // Four rows of the input's gradient; `taps_gradient` is (4, 4, C).
+  // Four rows of the input's gradient, row < height / 4; `taps_gradient` is (4, 4, C).
   void backward(int image, int row, const float* x, const float* gradient, float* x_gradient, float* taps_gradient,
                 float* bias_gradient) const {
     float* spread = Scratch::of_thread().take(shape.pitch);

@@ -1,39 +1,56 @@
 // Tasks on the threads that XLA has.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
+#include <exception>
 #include <memory>
 #include <mutex>
-
-#include "xla/ffi/api/ffi.h"
 
 namespace seemore {
 
 // Calls body(task) for each task in 0 … count - 1. The calling thread works too and never waits for a helper that
-// has not begun: it may itself be the pool's only free thread.
-template <class Body>
-void for_each_task(xla::ffi::ThreadPool& pool, int count, const Body& body) {
+// has not begun: it may itself be the pool's only free thread. If a task throws, no further one begins, and the first
+// exception is thrown here, after all that have begun: until then they need the body.
+template <class Pool, class Body>
+void for_each_task(Pool& pool, int count, const Body& body) {
   struct Shared {
+    explicit Shared(int count) : begun(count) {}
     std::atomic<int> next{0};
-    int finished = 0;
+    int begun, finished = 0;  // tasks; all are counted as begun unless one fails
+    std::exception_ptr error;
     std::mutex mutex;
     std::condition_variable all_finished;
   };
-  auto shared = std::make_shared<Shared>();
+  auto shared = std::make_shared<Shared>(count);
   const Body* work = &body;
   auto take_tasks = [shared, work, count] {
     for (int task; (task = shared->next.fetch_add(1)) < count;) {
-      (*work)(task);
+      std::exception_ptr error;
+      try {
+        (*work)(task);
+      } catch (...) {
+        error = std::current_exception();
+      }
       std::lock_guard<std::mutex> lock(shared->mutex);
-      if (++shared->finished == count) shared->all_finished.notify_all();
+      if (error) {
+        shared->begun = std::min(shared->begun, shared->next.exchange(count));
+        if (!shared->error) shared->error = std::move(error);
+      }
+      if (++shared->finished == shared->begun) shared->all_finished.notify_all();
     }
   };
-  int helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int i = 0; i < helpers; ++i) pool.Schedule(decltype(take_tasks)(take_tasks));
+  int helpers = static_cast<int>(std::min<int64_t>(pool.num_threads(), count)) - 1;
+  try {
+    for (int i = 0; i < helpers; ++i) pool.Schedule(decltype(take_tasks)(take_tasks));
+  } catch (...) {  // no memory for another helper: fewer do
+  }
   take_tasks();
   std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->all_finished.wait(lock, [&] { return shared->finished == count; });
+  shared->all_finished.wait(lock, [&] { return shared->finished == shared->begun; });
+  if (shared->error) std::rethrow_exception(std::move(shared->error));
 }
 
 }  // namespace seemore

@@ -68,9 +68,19 @@ void reduction_backward(const Call& call) {
   sums.finish();
 }
 
-SEEMORE_KERNEL(convolution_backward);
-SEEMORE_KERNEL(features_and_context_backward);
-SEEMORE_KERNEL(low_rank_experts_backward);
-SEEMORE_KERNEL(reduction_backward);
+SEEMORE_KERNEL(convolution_backward, "x[n h c p] scale[c?] offset[c?] taps[9c o] bias[o] gradient[n h o p]",
+               "dx[n h c p] dscale[c?] doffset[c?] dtaps[9c o] dbias[o]");
+SEEMORE_KERNEL(features_and_context_backward,
+               "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c] "
+               "dfeatures[n h c p] dcontext[n h c p] dpooled[n c]",
+               "dx[n h c p] dexpand[c 2c] dexpand_bias[2c] drow[k c] drow_bias[c] dcolumn[k c] dcolumn_bias[c]");
+SEEMORE_KERNEL(low_rank_experts_backward,
+               "x[n h c p] features[n h c p] context[n h c p] summary[n s c p] from_features[n c r] "
+               "from_features_bias[n r] from_context[n c r] from_context_bias[n r] project[n c+r c] project_bias[n c] "
+               "gradient[n h c p]",
+               "dfeatures[n h c p] dcontext[n h c p] dfrom_features[n c r] dfrom_features_bias[n r] "
+               "dfrom_context[n c r] dfrom_context_bias[n r] dproject[n c+r c] dproject_bias[n c]");
+SEEMORE_KERNEL(reduction_backward, "x[n h c p] taps[16 c] bias[c] gradient[n h/4 c p/4]",
+               "dx[n h c p] dtaps[16 c] dbias[c]");
 
 }  // namespace seemore

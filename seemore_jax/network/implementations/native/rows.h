@@ -36,6 +36,7 @@ class Scratch {
     scratch.next_ = 0;
     return scratch;
   }
+  // Until `of_thread` is called again; not initialized.
   float* take(size_t count) {
     if (next_ == blocks_.size()) blocks_.emplace_back();
     Block& block = blocks_[next_++];
@@ -67,15 +68,17 @@ struct Block {
 // `count` consecutive image rows from `first` on; of later rows, each takes the place of the one `count` before it.
 class Rows {
  public:
+  // Until the scratch memory's next task; zeros in the margins, else not initialized.
   Rows(Scratch& scratch, int first, int count, int channels, int pitch)
       : first_(first), count_(count), channels_(channels), stride_(pitch + 2 * kMargin), pitch_(pitch) {
     data_ = scratch.take(static_cast<size_t>(count) * channels * stride_);
-    for (int line = 0; line < count * channels; ++line) {
+    for (size_t line = 0; line < static_cast<size_t>(count) * channels; ++line) {
       float* begin = data_ + line * stride_;
       std::fill(begin, begin + kMargin, 0.0f);
       std::fill(begin + kMargin + pitch, begin + stride_, 0.0f);
     }
   }
+  // Of a row from `first` on.
   float* line(int row, int channel) {
     return data_ + (static_cast<size_t>((row - first_) % count_) * channels_ + channel) * stride_ + kMargin;
   }
@@ -85,6 +88,7 @@ class Rows {
   void clear(int row) {
     for (int c = 0; c < channels_; ++c) std::fill_n(line(row, c), pitch_, 0.0f);
   }
+  // column <= pitch.
   void clear_from(int row, int column) {
     for (int c = 0; c < channels_; ++c) std::fill(line(row, c) + column, line(row, c) + pitch_, 0.0f);
   }
@@ -101,8 +105,9 @@ struct Strip {
   int image, begin, end;
 };
 
-// Those of rows from … until - 1.
+// Those of rows from … until - 1; most_rows and multiple are positive.
 inline std::vector<Strip> strips(int images, int from, int until, int most_rows, int multiple = 1) {
+  if (from >= until) return {};
   int height = until - from, pieces = (height + most_rows - 1) / most_rows;
   if (images == 1 && pieces > 1) pieces += pieces % 2;  // two threads share an even number alike
   int rows = (height + pieces - 1) / pieces;
@@ -118,7 +123,8 @@ inline std::vector<Strip> strips(const Shape& shape, int most_rows) {
   return strips(shape.images, 0, shape.height, most_rows);
 }
 
-// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation.
+// (x - mean) / deviation over the channels of each pixel of a row; `inverse` gets 1 / deviation, unless it is null.
+// Lines have `pitch` floats, a multiple of kLanes.
 inline void normalize(const float* x, int channels, int pitch, float* out, ptrdiff_t out_stride, float* inverse) {
   for (int w = 0; w < pitch; w += kLanes) {
     Vec mean{};
@@ -135,7 +141,7 @@ inline void normalize(const float* x, int channels, int pitch, float* out, ptrdi
   }
 }
 
-// The gradient of `normalize` towards x, from that towards its output.
+// The gradient of `normalize` towards x, from that towards its output; lines as there.
 template <class Emit>
 inline void normalize_backward(const float* gradient, ptrdiff_t gradient_stride, const float* normalized,
                                ptrdiff_t normalized_stride, const float* inverse, int channels, int pitch,

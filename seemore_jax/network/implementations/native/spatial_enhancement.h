@@ -12,12 +12,14 @@ struct Striped {
   const float *row_taps, *row_bias, *column_taps, *column_bias;  // (length, C), (C), (length, C), (C)
   int reach() const { return length / 2; }
 
+  // Columns w … of the row filter; the line has reach() <= kMargin more floats on each side.
   Vec row(const float* line, int channel, int w, bool flipped) const {
     Vec total{};
     for (int t = 0; t < length; ++t)
       total += row_taps[(flipped ? length - 1 - t : t) * channels + channel] * load(line + w + t - reach());
     return total;
   }
+  // Columns w … of the column filter; `rows` holds reach() rows on each side.
   Vec column(Rows& rows, int row, int channel, int w, bool flipped) const {
     Vec total{};
     for (int t = 0; t < length; ++t)
@@ -36,6 +38,7 @@ struct Striped {
     float *row_taps, *row_bias, *column_taps, *column_bias;
   };
   // Adds the gradients of rows begin … begin + rows - 1, from those towards the outputs of both filters.
+  // `between` holds reach() rows on each side; none of the rings has turned, so that rows follow each other in memory.
   void add_gradients(Rows& input, Rows& between, Rows& between_gradient, Rows& output_gradient, int begin, int rows,
                      int pitch, const Gradients& sums) const {
     Block after_row = between_gradient.from(begin);

@@ -25,7 +25,12 @@ void spatial_enhancement(const Call& call) {
   clear_beyond(op.shape, out);
 }
 
-SEEMORE_KERNEL(gated_feed_forward);
-SEEMORE_KERNEL(spatial_enhancement);
+SEEMORE_KERNEL(gated_feed_forward,
+               "x[n h c p] expand[c 2c] expand_bias[2c] taps[9 c] taps_bias[c] project[c c] project_bias[c]",
+               "out[n h c p]");
+SEEMORE_KERNEL(spatial_enhancement,
+               "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c] project[c c] "
+               "project_bias[c]",
+               "out[n h c p]");
 
 }  // namespace seemore

@@ -39,7 +39,14 @@ void spatial_enhancement_backward(const Call& call) {
   clear_beyond(op.shape, dx);
 }
 
-SEEMORE_KERNEL(gated_feed_forward_backward);
-SEEMORE_KERNEL(spatial_enhancement_backward);
+SEEMORE_KERNEL(gated_feed_forward_backward,
+               "x[n h c p] expand[c 2c] expand_bias[2c] taps[9 c] taps_bias[c] project[c c] project_bias[c] "
+               "gradient[n h c p]",
+               "dx[n h c p] dexpand[c 2c] dexpand_bias[2c] dtaps[9 c] dtaps_bias[c] dproject[c c] dproject_bias[c]");
+SEEMORE_KERNEL(spatial_enhancement_backward,
+               "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c] project[c c] "
+               "project_bias[c] gradient[n h c p]",
+               "dx[n h c p] dexpand[c 2c] dexpand_bias[2c] drow[k c] drow_bias[c] dcolumn[k c] dcolumn_bias[c] "
+               "dproject[c c] dproject_bias[c]");
 
 }  // namespace seemore

@@ -7,13 +7,14 @@
 
 namespace seemore {
 
-// Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. Rows that
-// count have to begin where four rows of the context become one.
+// Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. The rows
+// to be computed have to begin where four rows of the context become one.
 void survey(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias, taps, bias] = call.inputs<9>();
   auto [pooled, reduced] = call.outputs<2>();
   auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
   Reduction reduction{op.shape, taps.data};
+  if (call.region.from % 4) throw std::invalid_argument("region must have a multiple of 4 as from");
   auto work = call.strips(op.shape, 4);
   Sums sums({pooled}, work, true);
   for_each_task(call.pool, work.size(), [&, x = x, bias = bias, reduced = reduced](int i) {
@@ -44,7 +45,14 @@ void low_rank_experts_of_embedded(const Call& call) {
   clear_beyond(separate.shape, out);
 }
 
-SEEMORE_KERNEL(survey);
-SEEMORE_KERNEL(low_rank_experts_of_embedded);
+SEEMORE_KERNEL(survey,
+               "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c] "
+               "taps[16 c] bias[c]",
+               "pooled[n c] reduced[n h/4 c p/4]");
+SEEMORE_KERNEL(low_rank_experts_of_embedded,
+               "x[n h c p] embedded[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] "
+               "column_bias[c] summary[n s c p] from_features[n c r] from_features_bias[n r] from_context[n c r] "
+               "from_context_bias[n r] project[n c+r c] project_bias[n c]",
+               "out[n h c p]");
 
 }  // namespace seemore

@@ -18,6 +18,7 @@ inline constexpr int kLanes = 4;
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(sizeof(int32_t)), may_alias));
 
+// There must be kLanes floats; they need no alignment.
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 inline void store(float* to, Vec v) { *reinterpret_cast<Vec*>(to) = v; }
 inline Vec splat(float v) { return Vec{} + v; }
@@ -32,14 +33,16 @@ inline float sum(Vec v) {
   return total;
 }
 
+// v > 0.
 inline Vec inverse_sqrt(Vec v) {
   Vec out;
   for (int i = 0; i < kLanes; ++i) out[i] = 1 / std::sqrt(v[i]);
   return out;
 }
 
-// exp for -87 <= v <= 0, to 1e-7 relative: 2^n times a Taylor polynomial of the remainder.
+// exp for v <= 0, to 1e-6 relative, and 0 below -87: 2^n times a Taylor polynomial of the remainder.
 inline Vec exp_of_negative(Vec v) {
+  IntVec tiny = v < -87.0f;  // 0 exactly, as what the factor is may be large
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the lowest bits
   v = v < -87.0f ? splat(-87.0f) : v;
   Vec shifted = v * 1.44269504f + shift;
@@ -54,11 +57,11 @@ inline Vec exp_of_negative(Vec v) {
   p = p * r + 1.0f;
   p = p * r + 1.0f;
   IntVec power = (reinterpret_cast<IntVec>(shifted) << 23) + 0x3f800000;
-  return p * reinterpret_cast<Vec>(power);
+  return tiny ? Vec{} : p * reinterpret_cast<Vec>(power);
 }
 
 // The normal distribution function, (1 + erf(x / sqrt 2)) / 2, to 3e-7: erf as a rational function, fitted for this
-// file by iterated reweighted least squares on [0, 3.9], beyond which it is 1 in float32.
+// file by iterated reweighted least squares on [0, 3.9], beyond which it is 1 in float32. x is finite, here and below.
 inline Vec normal_cdf(Vec x) {
   Vec z = clamp(x * 0.70710678f, -3.9f, 3.9f);
   Vec t = z * z;
