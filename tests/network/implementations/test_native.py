@@ -258,9 +258,9 @@ def test_a_system_without_proc_has_a_cpu_too(tmp_path: Path) -> None:
 def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else CXX="g++ -mno-avx512f" has no effect where the kernels were compiled without."""
     monkeypatch.setenv("CXX", "c++")
-    plain = native._identity()
+    plain = native.identity()
     monkeypatch.setenv("CXX", "c++ -O1")
-    assert native._identity() != plain
+    assert native.identity() != plain
 
 
 @pytest.fixture
