@@ -4,10 +4,17 @@
 #
 # The first call makes an environment in .venv; later calls need no network.
 
+# Another Python: make test PYTHON=python3.13
 PYTHON ?= python3.11
+VERSION := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+ifeq ($(VERSION),)
+$(error There is no $(PYTHON) here: make PYTHON=python3.13 ..., or whatever it is called)
+endif
+# The versions that were tested together. JAX 0.11 and newer need Python 3.12.
+PINS := constraints/$(if $(filter python3.11,$(VERSION)),python3.11,python3.12).txt
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 # One test process for each core.
 WORKERS ?= auto
 # Other weights for the demo: make demo WEIGHTS=model.pth
@@ -45,12 +52,13 @@ $(TPU_VENV)/libtpu: $(VENV)/test
 	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps libtpu==0.0.42.1
 	touch $@
 
-# The files in $(VENV) mark finished steps: an interrupted installation is repeated.
-$(VENV)/created:
+# The files in $(VENV) mark finished steps: an interrupted installation is repeated. The first is named after the
+# Python, so that another Python makes another environment.
+$(VENV)/$(VERSION):
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
-$(VENV)/runtime: $(VENV)/created requirements.txt constraints.txt pyproject.toml
+$(VENV)/runtime: $(VENV)/$(VERSION) requirements.txt $(PINS) pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
@@ -60,9 +68,9 @@ $(VENV)/test: $(VENV)/runtime
 	$(PIP) --no-deps seemore==0.1.0
 	touch $@
 
-# Pins what is installed now: after an upgrade that passes the tests.
+# Pins what is installed now: after an upgrade that passes the tests, once with Python 3.11 and once with 3.13.
 constraints: $(VENV)/test
-	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore | grep -v -i -E '^(cuda|nvidia|triton)' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore --exclude setuptools | grep -v -i -E '^(cuda|nvidia|triton)' > $(PINS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis
