@@ -43,7 +43,7 @@ unit: $(VENV)/test
 	$(BIN)/pytest -n $(WORKERS)
 
 test-tpu-compile: $(TPU_VENV)/libtpu
-	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
+	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
 
 $(TPU_VENV)/libtpu: $(VENV)/test
 	$(PYTHON) -m venv --clear $(TPU_VENV)
