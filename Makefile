@@ -1,5 +1,6 @@
 # make demo    upscale real photographs (installs what the program needs)
 # make test    style, types and the whole test suite (installs what the tests need, too)
+# make test-all    that, and what takes an hour: every command of the README, and what it promises of the quickstart
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 #
 # The first call makes an environment in .venv; later calls need no network.
@@ -25,7 +26,7 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo test test-tpu-compile lint types unit constraints clean
+.PHONY: demo test test-all test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -41,6 +42,10 @@ types: $(VENV)/test
 
 unit: $(VENV)/test
 	$(BIN)/pytest -n $(WORKERS)
+
+# In one process: commands of the README read what others have written, and one has a time limit.
+test-all: test
+	$(BIN)/pytest -m slow --durations=0
 
 test-tpu-compile: $(TPU_VENV)/libtpu
 	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
