@@ -34,7 +34,7 @@ NEEDS = {
     "compiler": Need(
         "no C++ compiler",
         "apt-get install g++, or CXX=its name",
-        lambda: shutil.which(os.environ.get("CXX", "c++").split()[0]) is not None,
+        lambda: shutil.which((os.environ.get("CXX", "c++").split() or [""])[0]) is not None,
     ),
     "images": Need(
         "no images",
