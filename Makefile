@@ -1,14 +1,22 @@
 # make demo    upscale real photographs (installs what the program needs)
 # make test    style, types and the whole test suite (installs what the tests need, too)
+# make test-all    that, and what takes an hour: every command of the README, and what it promises of the quickstart
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 # make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
 #
 # The first call makes an environment in .venv; later calls need no network.
 
+# Another Python: make test PYTHON=python3.13
 PYTHON ?= python3.11
+VERSION := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+ifeq ($(VERSION),)
+$(error There is no $(PYTHON) here: make PYTHON=python3.13 ..., or whatever it is called)
+endif
+# The versions that were tested together. JAX 0.11 and newer need Python 3.12.
+PINS := constraints/$(if $(filter python3.11,$(VERSION)),python3.11,python3.12).txt
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS)
 # One test process for each core.
 WORKERS ?= auto
 # Other weights for the demo: make demo WEIGHTS=model.pth
@@ -19,7 +27,7 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo test test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo test test-all test-native test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -39,8 +47,12 @@ unit: $(VENV)/test
 test-native: $(VENV)/test
 	$(MAKE) -C tests/native -j2 XLA="$$($(BIN)/python -c 'import jax; print(jax.ffi.include_dir())')"
 
+# In one process: commands of the README read what others have written, and one has a time limit.
+test-all: test
+	$(BIN)/pytest -m slow --durations=0
+
 test-tpu-compile: $(TPU_VENV)/libtpu
-	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
+	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
 
 $(TPU_VENV)/libtpu: $(VENV)/test
 	$(PYTHON) -m venv --clear $(TPU_VENV)
@@ -49,12 +61,13 @@ $(TPU_VENV)/libtpu: $(VENV)/test
 	$(TPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps libtpu==0.0.42.1
 	touch $@
 
-# The files in $(VENV) mark finished steps: an interrupted installation is repeated.
-$(VENV)/created:
+# The files in $(VENV) mark finished steps: an interrupted installation is repeated. The first is named after the
+# Python, so that another Python makes another environment.
+$(VENV)/$(VERSION):
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
-$(VENV)/runtime: $(VENV)/created requirements.txt constraints.txt pyproject.toml
+$(VENV)/runtime: $(VENV)/$(VERSION) requirements.txt $(PINS) pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
@@ -64,9 +77,9 @@ $(VENV)/test: $(VENV)/runtime
 	$(PIP) --no-deps seemore==0.1.0
 	touch $@
 
-# Pins what is installed now: after an upgrade that passes the tests.
+# Pins what is installed now: after an upgrade that passes the tests, once with Python 3.11 and once with 3.13.
 constraints: $(VENV)/test
-	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore | grep -v -i -E '^(cuda|nvidia|triton)' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore --exclude setuptools | grep -v -i -E '^(cuda|nvidia|triton)' > $(PINS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis

@@ -11,7 +11,11 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests import runtime_checks
+from tests import needs, runtime_checks
+from tests.needs import pytest_configure, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks)
+from tests.start import start_afresh
+
+start_afresh()
 
 # Compilation dominates these tests: workers and later runs share what was compiled. JAX reads this at its import.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
@@ -47,30 +51,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
     return _Scheduling(config, log)
 
 
-_DATA = Path(os.environ.get("SEEMORE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-
-
-def _real_images(folder: str) -> Path:
-    """A folder of the real images; in CI its absence is a failure, elsewhere a skip that says what to do."""
-    path = _DATA / folder
-    if not path.is_dir():
-        message = f"no images in {path}: set SEEMORE_DATA to the folder that holds {folder}/"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
-
-
 @pytest.fixture(scope="session")
 def benchmark_data() -> Path:
     """The folder with Set5 and Set14."""
-    return _real_images("benchmark")
+    needs.require("images")
+    return needs.DATA / "benchmark"
 
 
 @pytest.fixture(scope="session")
 def training_data() -> Path:
     """The folder with training photographs."""
-    return _real_images("train")
+    needs.require("images")
+    return needs.DATA / "train"
 
 
 @pytest.fixture

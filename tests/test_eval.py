@@ -55,12 +55,14 @@ def test_evaluates_weights(tmp_path: Path) -> None:
 
 
 def test_self_ensemble(tmp_path: Path) -> None:
-    """A network of zeros gives the mean colour, whatever is averaged: the flag arrives, and images keep their size."""
-    config = sj.SeemoReConfig.variant("T", 2)
-    sj.save(zeros(config), tmp_path / "w.safetensors")
-    write_image(tmp_path / "S" / "x.png", np.zeros((40, 44, 3), np.uint8))
+    config = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
+    model = ported(release_model(config), config)
+    sj.save(model, tmp_path / "w.safetensors")
+    hr = np.random.default_rng(0).integers(0, 256, (40, 44, 3), dtype=np.uint8)
+    write_image(tmp_path / "S" / "x.png", hr)
     arguments = [
         "--config=configs/seemore_t_x2.py",
+        "--config.architecture={'embedding_dim': 8, 'num_layers': 1}",
         f"--data={tmp_path / 'S'}",
         f"--output={tmp_path / 'out'}",
         "--tta",
@@ -68,7 +70,9 @@ def test_self_ensemble(tmp_path: Path) -> None:
     done = run_eval(f"--weights={tmp_path / 'w.safetensors'}", *arguments)
     assert done.returncode == 0, done.stderr
     assert "SeemoRe-T+" in done.stdout
-    np.testing.assert_array_equal(np.unique(read_image(tmp_path / "out" / "S" / "x.png")), [103, 111, 114])
+    lr, sr = sj.imresize(hr, 1 / 2), read_image(tmp_path / "out" / "S" / "x.png")
+    np.testing.assert_array_equal(sr, sj.upscale(model, lr, ensemble=True))
+    assert (sr != sj.upscale(model, lr)).any()
 
 
 def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ A step of one group is compiled where libtpu is installed. The steps for 8 and 2
 `make test-tpu-compile`.
 """
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,7 @@ from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe
 from seemore_jax.program_cost import program_cost
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: make test-tpu-compile installs it"
-)
+pytestmark = pytest.mark.needs("libtpu")
 whole = pytest.mark.skipif("SEEMORE_TPU_COMPILE" not in os.environ, reason="takes minutes: make test-tpu-compile")
 BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
 KERNELS = {f"{block}_{way}" for block in BLOCKS for way in ("forward", "backward")}

@@ -228,6 +228,7 @@ def test_ctrl_c_ends_a_download_at_once(tmp_path: Path) -> None:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         process = subprocess.Popen(
             [sys.executable, "-c", _PREPARE, f"http://127.0.0.1:{running.server_port}", tmp_path / "tfds"],
+            cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

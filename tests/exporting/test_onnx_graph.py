@@ -4,14 +4,13 @@ import json
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from tests.exporting.networks import CONFIGS, INPUTS, TOLERANCE, assert_routed_differently, by_release
 from tests.release import ROUTED_IMAGES, ported, release_model, run_compiled, zeros
-
-onnx = pytest.importorskip("onnx", reason="needs onnx")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 
 def session(model: SeemoRe) -> Any:

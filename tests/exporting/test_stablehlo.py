@@ -15,7 +15,6 @@ from seemore_jax.network import SeemoReConfig
 from tests.exporting.networks import CONFIGS, INPUTS, TOLERANCE, by_release
 from tests.release import ROUTED_IMAGES, ported, release_model, zeros
 
-pytest.importorskip("flatbuffers", reason="needs flatbuffers")
 pytestmark = pytest.mark.usefixtures("unchecked")  # a program for any size has sizes that are no integers
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from seemore_jax.inference.watch import Watch
 from seemore_jax.network import SeemoRe
 from tests.inference.test_strips import VARIANTS, image_of, model_of
 
+ROOT = Path(__file__).parents[2]
 CONFIG = VARIANTS["T"]
 
 
@@ -120,7 +122,7 @@ def test_an_image_split_over_devices_is_the_same() -> None:
     """Rows that the devices do not share evenly, with the padding that makes them even."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     process = subprocess.run(
-        [sys.executable, "-c", _SPLIT], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-c", _SPLIT], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
     )
     assert process.returncode == 0, process.stderr
     devices, difference, same_experts = json.loads(process.stdout.splitlines()[-1])

@@ -65,7 +65,7 @@ def test_reads_without_pytorch(tmp_path: Path) -> None:
         f"content = read_torch_file({str(path)!r})\n"
         f"write_torch_file({str(tmp_path / 'y.pth')!r}, content, {{}})\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=True)
     assert torch.equal(torch.load(tmp_path / "y.pth", weights_only=True)["params"]["a"], torch.ones(2, 3))
 
 

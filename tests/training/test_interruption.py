@@ -188,6 +188,12 @@ def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterr
         assert mixed[step] == pytest.approx(loss, rel=1e-5), step
 
 
+def test_processes_that_decode_change_nothing(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    ((status, output),) = finish(start(tmp_path, data_dir, FEW, "num_workers=4"))
+    assert status == 0, output
+    assert_same_run(tmp_path, uninterrupted)
+
+
 def test_data_on_the_device_changes_nothing(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """Not even after an interruption."""
     process = start(tmp_path, data_dir, "data_on_device=True", "checkpoint_every=100")

@@ -115,7 +115,7 @@ def test_steps_that_were_lost_leave_the_records(tmp_path: Path) -> None:
     assert starts[-1] == 4
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_said_to_be_that_of_the_run(tmp_path: Path) -> None:
     records = Records(tmp_path, first_step=0)
     (tmp_path / "history.jsonl").unlink()

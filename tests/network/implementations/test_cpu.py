@@ -2,8 +2,6 @@
 
 import dataclasses
 import logging
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,7 @@ from seemore_jax.network.implementations import cpu, native, plain
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=10, num_layers=1)
 
-# Not `native.available()`: kernels that no longer compile have to fail here, and not to be left out.
-needs_kernels = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "c++")) is None, reason="no C++ compiler")
+needs_kernels = pytest.mark.needs("compiler")
 
 
 def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: str) -> Any:
@@ -50,6 +47,7 @@ def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: st
         ({"use_shuffle": False, "recursive": 1, "topk": 2, "lr_space": "linear"}, (2, 21, 50)),
         ({"recursive": 0, "global_kernel_size": 5, "num_experts": 2, "embedding_dim": 7}, (1, 3, 5)),
         ({"rematerialize": True}, (2, 16, 17)),
+        ({"embedding_dim": 4, "recursive": 0, "global_kernel_size": 33}, (1, 34, 35)),  # the longest filter
     ],
     ids=str,
 )
@@ -74,6 +72,13 @@ def test_the_kernels_are_what_a_cpu_gets() -> None:
     assert implementations.chosen_implementation(config) is cpu.apply_network
     half = dataclasses.replace(config, compute_dtype="bfloat16")
     assert implementations.chosen_implementation(half) is not cpu.apply_network
+
+
+@needs_kernels
+def test_longer_filters_than_the_kernels_have_room_for_are_left_to_the_plain_network() -> None:
+    for size, expected in [(33, cpu.apply_network), (35, plain.apply_network)]:
+        config = dataclasses.replace(SMALL, implementation="auto", global_kernel_size=size)
+        assert implementations.chosen_implementation(config) is expected
 
 
 @needs_kernels

@@ -80,10 +80,10 @@ def test_what_fits_into_memory_is_fused_and_what_does_not_is_not() -> None:
         assert tpu.blocks.enhancement(image, 11).fits(image) == fits
 
 
+@pytest.mark.needs("libtpu")
 def test_a_host_without_a_tpu_compiles_real_kernels_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    pytest.importorskip("libtpu")
     devices = topologies.get_topology_desc("v5e:1x1", "tpu", chips_per_host_bounds=(1, 1, 1)).devices
     config = SeemoReConfig.variant("T", compute_dtype="bfloat16", precision="default")
     image = Image.of(16, 16, config)
