@@ -21,6 +21,9 @@ start_afresh()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# The tests compare the kernels themselves, for dozens of small networks; tests of the self-check switch it on.
+os.environ["SEEMORE_SELF_CHECK"] = "0"
+
 # Shapes in annotations are checked at run time; this must precede the first import of the package.
 jaxtyping.install_import_hook("seemore_jax", f"{runtime_checks.__name__}.check")
 
