@@ -136,6 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=DEVICES, help="where to compute (default: the fastest that JAX finds)")
     _add_hyperparameters(command)
     command.set_defaults(run=_run_web)
+    command = commands.add_parser("doctor", help="examine this machine: versions, devices, kernels, caches, memory")
+    command.add_argument("--device", choices=DEVICES, help="which to examine (default: the fastest that JAX finds)")
+    command.set_defaults(run=_run_doctor)
     command = commands.add_parser("compile", help="compile for TPUs, without one: memory, time and network")
     add_compile_options(command)
     command.set_defaults(run=_run_compile)
@@ -343,6 +346,17 @@ def _run_web(options: argparse.Namespace) -> None:
     models = load_models(options.model, **_hyperparameters(options))
     chosen = options.model[0] if options.model else DEFAULT_MODEL
     serve(models, chosen, options.host, options.port, options.max_pixels or MAX_PIXELS)
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from seemore_jax.doctor import examine
+
+    if options.device:
+        use_device(options.device)
+    lines, problems = examine()
+    print("\n".join(lines))
+    print("\n".join(f"problem: {problem}" for problem in problems) or "no problem found")
+    return 1 if problems else 0
 
 
 def _run_compile(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ whole vectors. Which rows and columns are image they are told by their first arr
 """
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.extent import Extent, resize_axis
-from seemore_jax.network.implementations import native
+from seemore_jax.network.implementations import native, self_check
 from seemore_jax.network.implementations.cpu_operations import Region, operation
 from seemore_jax.network.implementations.plain import stack_routings
 from seemore_jax.network.layers import gelu
@@ -48,7 +49,7 @@ def apply_network(
     where = place(lr.shape[1:3], model.config, extent)
     shallow = x = extract(model, lr, where)
     # All groups are one function, so that it is traced once.
-    traced_once = jax.jit(functools.partial(_residual_group, width=where.width))
+    traced_once = jax.jit(functools.partial(_residual_group, width=where.width, config=model.config))
     apply_group = jax.checkpoint(traced_once) if model.config.rematerialize else traced_once
     routings = []
     for group in model.groups:
@@ -64,11 +65,17 @@ class Place(NamedTuple):
       width: of the array, before it was padded to whole vectors.
       extent: of the image in the array; None if it is all of it.
       region: what the kernels are told.
+      config: of the network.
     """
 
     width: int
     extent: Extent | None
     region: Int32[Array, "9"]
+    config: SeemoReConfig
+
+    def apply(self, name: str, *arrays: Array) -> tuple[Array, ...]:
+        """The results of one of the operations of `cpu_operations`, on the image."""
+        return operation(name, _trusts_gradients(self.config))(self.region, *arrays)
 
     def rows(self, margin: int) -> "Place":
         """To compute only the rows that count in means, and so many beyond: with them go those of neighbours."""
@@ -85,7 +92,13 @@ def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent | None) 
     known = extent or Extent.of(height, width)
     summary_rows = known.image_height // 4**config.recursive
     rows = (known.first_row, known.image_height, summary_rows, known.begin, known.end, jnp.int32(0), known.height)
-    return Place(width, extent, jnp.stack(Region(known.height, known.width, *rows)))
+    return Place(width, extent, jnp.stack(Region(known.height, known.width, *rows)), config)
+
+
+@functools.cache
+def _trusts_gradients(config: SeemoReConfig) -> Callable[[], bool]:
+    """Whether the backward kernels passed the self-check: asked only where a gradient is taken, which compiles them."""
+    return lambda: self_check.is_usable("cpu", apply_network, config, gradients=True)
 
 
 def enter(x: Float[Array, "n h w c"]) -> Float[Array, "n h c p"]:
@@ -110,21 +123,21 @@ def reconstruct(model: "SeemoRe", x: Array, shallow: Array, place: Place) -> Flo
 
 
 def _residual_group(
-    group: "ResidualGroup", x: Array, extent: Extent | None, region: Array, *, width: int
+    group: "ResidualGroup", x: Array, extent: Extent | None, region: Array, *, width: int, config: SeemoReConfig
 ) -> tuple[Array, Routing]:
     """Its features and context are kept, as its gradient needs them; `survey` and `modulate` do without."""
-    place = Place(width, extent, region)
+    place = Place(width, extent, region, config)
     block = group.rank_modulating.mixture_block
     embedded = embed(group, x, place)
-    features, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
+    features, context, total = place.apply("features_and_context", embedded, *_separating(block))
     routing = block.mixture.route(block.mixture.router.choose(total / (place.region[3] * place.region[1])))
     if block.recursive:
-        (reduced,) = operation("reduction")(place.region, context, *_taps(block.aggregate))
+        (reduced,) = place.apply("reduction", context, *_taps(block.aggregate))
         reduced = _reduced(reduced, place)
     else:
         reduced = leave(context, place.width)
     experts = _experts(block, x, summarize(group, reduced, place), routing)
-    (x,) = operation("low_rank_experts")(place.region, x, features, context, *experts)
+    (x,) = place.apply("low_rank_experts", x, features, context, *experts)
     return _after_mixture(group, x, place), routing
 
 
@@ -138,11 +151,11 @@ def survey(group: "ResidualGroup", embedded: Array, place: Place) -> tuple[Float
     """As `plain.survey`."""
     block, place = group.rank_modulating.mixture_block, place.rows(0)
     if not block.recursive:
-        _, context, total = operation("features_and_context")(place.region, embedded, *_separating(block))
+        _, context, total = place.apply("features_and_context", embedded, *_separating(block))
         return total, leave(context, place.width)
     native.prepare("strips")
     arrays = *_separating(block), *_taps(block.aggregate)
-    total, reduced = operation("survey")(place.region, embedded, *arrays)
+    total, reduced = place.apply("survey", embedded, *arrays)
     return total, _reduced(reduced, place)
 
 
@@ -176,8 +189,7 @@ def modulate(
     native.prepare("strips")
     block = group.rank_modulating.mixture_block
     arrays = *_separating(block), *_experts(block, x, summary, routing)
-    region = place.rows(_reach(group)).region
-    (x,) = operation("low_rank_experts_of_embedded")(region, x, embedded, *arrays)
+    (x,) = place.rows(_reach(group)).apply("low_rank_experts_of_embedded", x, embedded, *arrays)
     return _after_mixture(group, x, place)
 
 
@@ -188,8 +200,8 @@ def _after_mixture(group: "ResidualGroup", x: Array, place: Place) -> Array:
     enhancement = wide.enhancement
     expand, expand_bias = _after_norm(wide.norm_1, enhancement.to_query_value)
     striped, project = _striped_weights(enhancement.striped), _weights(enhancement.project)
-    region = place.rows(_AHEAD + 1).region
-    (x,) = operation("spatial_enhancement")(region, x, expand, expand_bias, *striped, *project)
+    arrays = expand, expand_bias, *striped, *project
+    (x,) = place.rows(_AHEAD + 1).apply("spatial_enhancement", x, *arrays)
     return _gated_feed_forward(wide.norm_2, wide.feed_forward, x, place.rows(_AHEAD))
 
 
@@ -201,7 +213,7 @@ def _reach(group: "ResidualGroup") -> int:
 def _gated_feed_forward(norm: nnx.LayerNorm, ffn: "GatedFeedForward", x: Array, place: Place) -> Array:
     expand, expand_bias = _after_norm(norm, ffn.expand)
     arrays = expand, expand_bias, *_taps(ffn.gate), *_weights(ffn.project)
-    (x,) = operation("gated_feed_forward")(place.region, x, *arrays)
+    (x,) = place.apply("gated_feed_forward", x, *arrays)
     return x
 
 
@@ -247,7 +259,7 @@ def convolution(x: Array, layer: nnx.Conv, place: Place, norm: nnx.LayerNorm | N
     """A dense 3×3 convolution of (N, H, C, P) features, or of their LayerNorm."""
     scale, offset = _affine(norm) if norm else (jnp.zeros(0, jnp.float32),) * 2
     taps, bias = _weights(layer)
-    (x,) = operation("convolution")(place.region, x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
+    (x,) = place.apply("convolution", x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
     return x
 
 

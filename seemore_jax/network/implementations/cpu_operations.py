@@ -5,6 +5,7 @@ vectors. The first array of each operation is the region (`Region`): it says whi
 of it, the kernels leave arbitrary finite values, and the functions in JAX zeros.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -54,9 +55,10 @@ class Region(NamedTuple):
         return Extent(self.height, self.width, self.first_row, self.image_height, self.begin, self.end)
 
 
-def operation(name: str) -> Callable[..., Arrays]:
-    """The operation of that name, as a function of the region and its arrays."""
-    return _OPERATIONS[name]
+@functools.cache
+def operation(name: str, trusts_backward: Callable[[], bool] | None = None) -> FusedOperation:
+    """The operation of that name, a function of the region and its arrays; `trusts_backward` as of `FusedOperation`."""
+    return dataclasses.replace(_OPERATIONS[name], trusts_backward=trusts_backward)
 
 
 # The operations in JAX.
@@ -111,7 +113,7 @@ def _low_rank_experts(
     x: Lines,
     features: Lines,
     context: Lines,
-    summary: Lines,
+    summary: Float[Array, "n h2 c p"],
     from_features: Float[Array, "n c r"],
     from_features_bias: Float[Array, "n r"],
     from_context: Float[Array, "n c r"],
@@ -127,7 +129,7 @@ def _low_rank_experts(
     resized = resize_axis(_to_pixels(summary), 1, x.shape[1], valid.summary_rows, valid.image_height, valid.first_row)
     pixels = _to_pixels(features)
 
-    def linear(pixels: Pixels, kernel: Array, bias: Array) -> Pixels:
+    def linear(pixels: Array, kernel: Array, bias: Array) -> Array:
         return jnp.einsum("nhwc,ncr->nhwr", pixels, kernel, precision="highest") + bias[:, None, None]
 
     low_rank = linear(pixels, from_features, from_features_bias)

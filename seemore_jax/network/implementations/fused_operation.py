@@ -43,6 +43,8 @@ class FusedOperation:
       batched: which arrays have the images as their first axis, as all results have.
       platforms: where the kernels can be compiled; elsewhere, and in exported programs, `plain` takes their place. None
         is everywhere.
+      trusts_backward: asked whether the backward kernel may be used, when a gradient is traced; otherwise the gradient
+        is that of `plain`. None: it may.
     """
 
     name: str
@@ -51,6 +53,7 @@ class FusedOperation:
     backward: Callable[..., Arrays] | None
     batched: tuple[int, ...]
     platforms: tuple[str, ...] | None = None
+    trusts_backward: Callable[[], bool] | None = None
 
     def __call__(self, *arrays: Array) -> Arrays:
         """The results, for arrays as `plain` takes them."""
@@ -251,8 +254,11 @@ def _transpose_of_tangent(
 ) -> list[Any]:
     count = len(arrays) - len(active)
     primals = arrays[:count]
-    instantiated = (ad.instantiate_zeros(cotangent) for cotangent in cotangents)
-    gradients = _bind(_BACKWARD, *primals, *instantiated, operation=operation, count=count)
+    instantiated = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    if operation.trusts_backward is None or operation.trusts_backward():
+        gradients = _bind(_BACKWARD, *primals, *instantiated, operation=operation, count=count)
+    else:
+        gradients = operation.plain_backward(*primals, *instantiated, count=count)
     of_position = dict(zip(_floating(primals), gradients, strict=True))
     return [None] * count + [of_position[i] for i in active]
 

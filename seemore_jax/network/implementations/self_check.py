@@ -6,6 +6,7 @@ cache for the kind of device, the implementation, the sources and the versions.
 """
 
 import concurrent.futures
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -26,6 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from seemore_jax.devices import compiling_for
+from seemore_jax.errors import InputError
 from seemore_jax.files import replacing, user_cache
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import fused_operation, native, plain
@@ -44,6 +46,8 @@ _MOST_REDUCTIONS = 1  # the others would need larger images, and have no kernels
 _GAIN = 2.0  # logit of an image's own expert; that of the others is 0
 _SECONDS_TO_AGREE = 600
 _LOCK = threading.Lock()
+# Whether this thread compares: it uses what is being checked.
+_CHECKING: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Verdict:
     Attributes:
       passed: whether the implementation may be used.
       device: the kind of device that it was compared on.
-      figures: largest relative difference of the values and of the gradients.
+      figures: largest relative difference of the values and, where they were compared, of the gradients.
       reason: which block differs and how far, or what the implementation raised; empty if it passed.
       seconds: what the check took.
     """
@@ -65,7 +69,21 @@ class Verdict:
     seconds: float
 
 
-def verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig) -> Verdict:
+def is_usable(name: str, apply_network: Callable[..., Any], config: SeemoReConfig, *, gradients: bool) -> bool:
+    """Whether an implementation passed the self-check; the arguments are those of `verdict`.
+
+    Raises:
+      InputError: it did not, and `config` asks for it by name.
+    """
+    if _CHECKING.get():
+        return True
+    found = verdict(name, apply_network, config, gradients=gradients)
+    if not found.passed and config.implementation != "auto":
+        raise InputError(f"implementation={name}: {refusal(name, found)}, and set implementation='plain'")
+    return found.passed
+
+
+def verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig, *, gradients: bool) -> Verdict:
     """The verdict on an implementation for networks like `config`, from the cache or by a comparison.
 
     It may be called while a program is traced: the comparison runs in a thread of its own, which JAX traces separately.
@@ -75,20 +93,21 @@ def verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig)
       name: of the implementation.
       apply_network: as `plain.apply_network`.
       config: of the network that is to be computed.
+      gradients: whether gradients are compared as well as values.
     """
     with _LOCK:
-        return _verdict(name, apply_network, _checked_config(config))
+        return _verdict(name, apply_network, _checked_config(config), gradients)
 
 
 @functools.cache
-def _verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig) -> Verdict:
+def _verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig, gradients: bool) -> Verdict:
     if os.environ.get("SEEMORE_SELF_CHECK") == "0":
         return Verdict(True, device_kind(_device(name)), {}, "", 0.0)
     device = _device(name)
-    file = _verdict_file(name, config, device)
-    found = _read(file) or _compared(name, apply_network, config, device, file)
+    key = _key(name, config, device, gradients)
+    found = _read(key) or _compared(apply_network, config, device, gradients, key)
     if jax.process_count() > 1:
-        found = _agreed(name, config, found)
+        found = _agreed(f"{name}/{gradients}/{config}", found)
     if not found.passed:
         _LOG.warning(refusal(name, found))
     return found
@@ -122,16 +141,12 @@ def _checked_config(config: SeemoReConfig) -> SeemoReConfig:
 # The cache.
 
 
-def _verdict_file(name: str, config: SeemoReConfig, device: jax.Device) -> Path | None:
-    """Where the verdict is kept; None if nothing can be kept."""
+def _key(name: str, config: SeemoReConfig, device: jax.Device, gradients: bool) -> str:
+    """The name under which a verdict is kept."""
     versions = [jax.__version__, jaxlib.__version__, device.client.platform_version]
     kernels = native.identity() if name == "cpu" else ""
-    identity = [name, dataclasses.asdict(config), device_kind(device), _sources(), kernels, *versions]
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    try:
-        return user_cache("checks") / f"{name}-{key}.json"
-    except (OSError, RuntimeError):
-        return None
+    identity = [name, dataclasses.asdict(config), gradients, device_kind(device), _sources(), kernels, *versions]
+    return f"{name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
 @functools.cache
@@ -142,20 +157,22 @@ def _sources() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _read(file: Path | None) -> Verdict | None:
+def _file(key: str) -> Path:
+    return user_cache("checks") / f"{key}.json"
+
+
+def _read(key: str) -> Verdict | None:
     try:
-        return Verdict(**json.loads(file.read_text())) if file else None
-    except (OSError, ValueError, TypeError):  # there is none, or a damaged one
+        return Verdict(**json.loads(_file(key).read_text()))
+    except (OSError, RuntimeError, ValueError, TypeError):  # there is none, or a damaged one
         return None
 
 
-def _write(file: Path | None, found: Verdict) -> None:
-    if file is None:
-        return
+def _write(key: str, found: Verdict) -> None:
     try:
-        with replacing(file) as temporary:
+        with replacing(_file(key)) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(found)) + "\n")
-    except OSError as error:  # the next process checks again
+    except (OSError, RuntimeError) as error:  # the next process checks again
         _LOG.debug("the verdict cannot be kept: %s", error)
 
 
@@ -163,22 +180,22 @@ def _write(file: Path | None, found: Verdict) -> None:
 
 
 def _compared(
-    name: str, apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, file: Path | None
+    apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, gradients: bool, key: str
 ) -> Verdict:
     with concurrent.futures.ThreadPoolExecutor(1, "self-check") as thread:
         start = time.monotonic()
         try:
-            figures, reason = thread.submit(_compare, apply_network, config, device).result()
+            figures, reason = thread.submit(_compare, apply_network, config, device, gradients).result()
         except Exception as error:  # whatever a compiler or a driver raises; it may not happen again, so is not kept
             detail = " ".join(str(error).split())[:300] or type(error).__name__
             return Verdict(False, device_kind(device), {}, f"they fail ({detail})", time.monotonic() - start)
     found = Verdict(not reason, device_kind(device), figures, reason, time.monotonic() - start)
-    _write(file, found)
+    _write(key, found)
     return found
 
 
 def _compare(
-    apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device
+    apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, gradients: bool
 ) -> tuple[dict[str, float], str]:
     """The largest differences, and which block differs too far; an empty string if none does."""
     from seemore_jax.network.seemore import SeemoRe
@@ -194,8 +211,10 @@ def _compare(
             sr, routing = apply(nnx.merge(graph, parameters), lr)
             return jnp.vdot(sr, direction), (sr, routing.experts)
 
-        gradients, (sr, experts) = jax.grad(along, argnums=(0, 1), has_aux=True)(parameters, lr)
-        return sr, experts, gradients
+        if not gradients:
+            return *along(parameters, lr)[1], ()
+        of_both, (sr, experts) = jax.grad(along, argnums=(0, 1), has_aux=True)(parameters, lr)
+        return sr, experts, of_both
 
     def expected(parameters: nnx.State, lr: Array, direction: Array) -> Any:
         model = nnx.merge(graph, parameters)
@@ -203,6 +222,7 @@ def _compare(
         fitted = nnx.split(model)[1]
         return fitted, results(plain.apply_network, fitted, lr, direction)
 
+    _CHECKING.set(True)  # in this thread
     with jax.default_device(device), jax.disable_jit(False):
         arrays = jax.device_put((images, directions.astype(np.float32)))
         functions = expected, functools.partial(results, apply_network)
@@ -212,7 +232,7 @@ def _compare(
         figures, differs = _differences(mine, theirs, _TOLERANCES[config.compute_dtype])
         if not differs:
             return figures, ""
-        return figures, _blame(apply_network, nnx.merge(graph, fitted), arrays[0], figures)
+        return figures, _blame(apply_network, nnx.merge(graph, fitted), arrays[0], figures, gradients)
 
 
 def _compiled(
@@ -261,14 +281,16 @@ def _differences(mine: Any, theirs: Any, tolerance: float) -> tuple[dict[str, fl
     """The largest relative difference of values and of gradients, and whether anything differs too far."""
     (sr, experts, gradients), (expected_sr, expected_experts, expected_gradients) = mine, theirs
     norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(expected_gradients)]
-    negligible = 1e-4 * max(norms)  # a gradient that is nearly zero is compared with the others' size
+    negligible = 1e-4 * max(norms, default=0.0)  # a gradient that is nearly zero is compared with the others' size
     differences = [
         float(np.linalg.norm(np.asarray(leaf) - np.asarray(reference)) / max(norm, negligible))
         for leaf, reference, norm in zip(
             jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), norms, strict=True
         )
     ]
-    figures = {"values": _relative(sr, expected_sr), "gradients": float(np.max(differences))}
+    figures = {"values": _relative(sr, expected_sr)}
+    if differences:
+        figures["gradients"] = float(np.max(differences))
     routed_alike = bool(np.array_equal(experts, expected_experts))
     # Written so that NaN differs.
     return figures, not (routed_alike and all(figure <= tolerance for figure in figures.values()))
@@ -282,11 +304,13 @@ def _relative(mine: Any, theirs: Any) -> float:
 # Which block it is, when the whole differs.
 
 
-def _blame(apply_network: Callable[..., Any], model: "SeemoRe", lr: Array, figures: dict[str, float]) -> str:
+def _blame(
+    apply_network: Callable[..., Any], model: "SeemoRe", lr: Array, figures: dict[str, float], gradients: bool
+) -> str:
     """Names the block whose kernels are furthest from its plain function, on the arrays that it gets in the network."""
     with fused_operation.observed() as calls, jax.disable_jit():
         apply_network(model, lr)
-    found = [(*_difference_of(operation, arrays), operation.name) for operation, arrays in calls]
+    found = [(*_difference_of(operation, arrays, gradients), operation.name) for operation, arrays in calls]
     worst, what, name = max(found, default=(0.0, "", ""))
     if worst < min(_TOLERANCES.values()):
         worst, what = max((figure, what) for what, figure in figures.items())
@@ -294,25 +318,30 @@ def _blame(apply_network: Callable[..., Any], model: "SeemoRe", lr: Array, figur
     return f"the {what} of {name} differ from the plain ones by {worst:.1e}, relative,"
 
 
-def _difference_of(operation: FusedOperation, arrays: tuple[Array, ...]) -> tuple[float, str]:
-    """The largest relative difference between an operation's kernels and its plain function."""
-    results = operation(*arrays)
+def _difference_of(operation: FusedOperation, arrays: tuple[Array, ...], gradients: bool) -> tuple[float, str]:
+    """The largest relative difference between an operation's kernels and its plain function.
+
+    Beyond the image, the plain function gives zeros, and kernels anything.
+    """
     expected = jax.jit(operation.plain)(*arrays)
-    values = max(map(_relative, results, expected))
-    cotangents = tuple(
-        jnp.cos(jnp.arange(result.size, dtype=result.dtype)).reshape(result.shape) for result in expected
-    )
-    count = len(arrays)
-    expected = jax.jit(functools.partial(operation.plain_backward, count=count))(*arrays, *cotangents)
-    results = fused_operation.backward(operation, arrays, cotangents)
-    gradients = max(map(_relative, results, expected))
-    return max((values, "values"), (gradients, "gradients"))
+    results = [jnp.where(other != 0, mine, 0) for mine, other in zip(operation(*arrays), expected, strict=True)]
+    differences = [(max(map(_relative, results, expected)), "values")]
+    if gradients:
+        waves = [
+            jnp.where(result != 0, jnp.cos(jnp.arange(result.size, dtype=result.dtype)).reshape(result.shape), 0)
+            for result in expected
+        ]
+        plain_backward = jax.jit(functools.partial(operation.plain_backward, count=len(arrays)))
+        gradients_of_kernel = fused_operation.backward(operation, arrays, tuple(waves))
+        relative = map(_relative, gradients_of_kernel, plain_backward(*arrays, *waves))
+        differences.append((max(relative), "gradients"))
+    return max(differences)
 
 
 # Several hosts.
 
 
-def _agreed(name: str, config: SeemoReConfig, mine: Verdict) -> Verdict:
+def _agreed(what: str, mine: Verdict) -> Verdict:
     """The first verdict, by number of process, that is a failure; this process's own if none is.
 
     Raises:
@@ -321,11 +350,11 @@ def _agreed(name: str, config: SeemoReConfig, mine: Verdict) -> Verdict:
     from seemore_jax.training.distributed import coordination_client
 
     client, index = coordination_client(), jax.process_index()
-    key = hashlib.sha256(json.dumps([name, dataclasses.asdict(config)]).encode()).hexdigest()[:16]
-    client.key_value_set(f"seemore/checks/{key}/{index}", json.dumps(dataclasses.asdict(mine)))
+    folder = f"seemore/checks/{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    client.key_value_set(f"{folder}/{index}", json.dumps(dataclasses.asdict(mine)))
     for other in range(jax.process_count()):
         try:
-            text = client.blocking_key_value_get(f"seemore/checks/{key}/{other}", 1000 * _SECONDS_TO_AGREE)
+            text = client.blocking_key_value_get(f"{folder}/{other}", 1000 * _SECONDS_TO_AGREE)
         except Exception as error:
             raise RuntimeError(
                 f"process {other} has not used the network within {_SECONDS_TO_AGREE} s, and all processes have to "

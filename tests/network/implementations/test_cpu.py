@@ -113,6 +113,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
     monkeypatch.setattr(native, "available", native.available.__wrapped__)
+    monkeypatch.setattr(native, "unavailable_reason", native.unavailable_reason.__wrapped__)
     return tmp_path
 
 

@@ -328,7 +328,7 @@ def test_a_kernel_without_memory_says_so(tmp_path: Path) -> None:
     source, library = tmp_path / "fails.cc", tmp_path / "fails.so"
     source.write_text(_FAILING)
     include = ["-I", str(native._FOLDER), "-isystem", jax.ffi.include_dir()]
-    subprocess.run([*native._compiler(), *native._FLAGS, *include, str(source), "-o", str(library)], check=True)
+    subprocess.run([*native.compiler(), *native._FLAGS, *include, str(source), "-o", str(library)], check=True)
     handler = jax.ffi.pycapsule(ctypes.CDLL(str(library)).seemore_fails)
     jax.ffi.register_ffi_target("seemore_fails", handler, platform="cpu")
     x = [(2, 8, 3, 16, jnp.float32)]

@@ -56,18 +56,29 @@ def available() -> bool:
 
     `SEEMORE_NATIVE=0` in the environment leaves them out.
     """
-    if os.environ.get("SEEMORE_NATIVE") == "0":
+    if switched_off():
         return False
-    try:
-        _register(KERNELS["always"])
-    except (OSError, subprocess.SubprocessError) as error:
+    if reason := unavailable_reason():
         _LOG.warning(
-            "the CPU kernels cannot be compiled or loaded, which makes the network several times slower; "
-            "install a C++ compiler (g++ or clang++), or name one in CXX (%s)",
-            _detail(error),
+            "the CPU kernels cannot be compiled or loaded, which makes the network several times slower; %s", reason
         )
         return False
     return True
+
+
+def switched_off() -> bool:
+    """Whether the user wants no kernels."""
+    return os.environ.get("SEEMORE_NATIVE") == "0"
+
+
+@functools.cache
+def unavailable_reason() -> str:
+    """Why the kernels cannot be compiled or loaded, and what to do; an empty string if they can."""
+    try:
+        _register(KERNELS["always"])
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"install a C++ compiler (g++ or clang++), or name one in CXX ({_detail(error)})"
+    return ""
 
 
 @functools.cache
@@ -106,7 +117,7 @@ def _compiled(source: str) -> Path:
     if not _is_whole(path, digest):
         _LOG.warning("compiling %s.cc for this CPU: once on this machine, for some seconds", source)
         with replacing(path) as temporary:
-            command = [*_compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / f"{source}.cc")]
+            command = [*compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / f"{source}.cc")]
             subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=True)
             with replacing(digest) as temporary_digest:
                 temporary_digest.write_text(_digest(temporary))
@@ -125,15 +136,16 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """The command of the C++ compiler, with the flags that `CXX` gives it."""
     return os.environ.get("CXX", "").split() or ["c++"]
 
 
 def identity() -> str:
     """Of the sources, the compiler with its flags, the CPU and the version of XLA."""
-    version = subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
-    identity = "\n".join([version, *_compiler(), _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
+    identity = "\n".join([version, *compiler(), _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
     return hashlib.sha256(identity).hexdigest()[:16]
 
 
