@@ -34,14 +34,15 @@ hypothesis.settings.load_profile("tests")
 torch.set_num_threads(1)  # there is one test process for each core
 
 
-_TOGETHER = ("tests/training/", "tests/launch/")
+_TOGETHER = ("tests/training/", "tests/launch/", "tests/network/test_transformations.py")
 
 
 class _Scheduling(LoadScopeScheduling):
     """Gives the tests to the workers one by one, but those of a module in _TOGETHER all to the same one.
 
     Those of training share runs, and start several processes themselves, of which twice as many would only wait for
-    each other; launchers end what another attempt has left running on the same host.
+    each other; launchers end what another attempt has left running on the same host; transformations share the results
+    that they expect.
     """
 
     def _split_scope(self, nodeid: str) -> str:

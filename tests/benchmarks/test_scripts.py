@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import seemore_jax as sj
-from benchmarks import inference, precision, scaling, training
+from benchmarks import inference, precision, scaling, training, transformations
 from benchmarks.programs import Program
 
 TINY = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
@@ -29,6 +29,12 @@ def test_inference(placement: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["largest_difference"] <= 1
     assert result["fastest_peer"] == "PyTorch eager"
     assert "| seemore-jax (plain) |" in capsys.readouterr().out
+
+
+def test_transformations(capsys: pytest.CaptureFixture[str]) -> None:
+    result = transformations.measure(sj.SeemoRe(TINY, rngs=nnx.Rngs(0)), images=2, size=16, rounds=1)
+    assert {"a batch", "vmap over images", "gradients of each example"} <= result["seconds"].keys()
+    assert "| vmap over images" in capsys.readouterr().out
 
 
 def test_sizes() -> None:
