@@ -16,6 +16,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import seemore_jax as sj
+from seemore_jax.training.interruption import stop_request
 from seemore_jax.training.loop import train
 from tests.training import tiny_config
 from tests.training.runs import (
@@ -117,6 +118,34 @@ def test_sigterm_saves_and_exits_with_143(data_dir: Path, uninterrupted: Path, t
     assert status == 0, output
     assert f"going on from step {stopped_at[0]}" in output
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_run_in_the_background_leaves_ctrl_c_to_others() -> None:
+    """A script starts background jobs with SIGINT ignored; neither before nor after SIGTERM may Ctrl-C stop them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_request() as request:
+            signal.raise_signal(signal.SIGINT)
+            assert request.signal == 0
+            signal.raise_signal(signal.SIGTERM)
+            assert request.signal == signal.SIGTERM
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_kills() -> None:
+    before = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with stop_request() as request:
+            signal.raise_signal(signal.SIGINT)
+            assert request.signal == signal.SIGINT
+            assert {signal.getsignal(which) for which in before} == {signal.SIG_DFL}
+        assert {signal.getsignal(which) for which in before} == {signal.default_int_handler}
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def test_a_damaged_checkpoint_is_passed_over(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:

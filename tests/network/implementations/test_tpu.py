@@ -1,5 +1,8 @@
 """If these fail, the TPU's kernels, here in interpret mode, are not the plain implementation."""
 
+import dataclasses
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,47 +17,170 @@ from seemore_jax.network.implementations import pallas_stages, plain, tpu
 from seemore_jax.network.implementations.pallas_stages import Image
 
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
+_FULL = ("float32", "highest")
+_HALF = ("bfloat16", "default")
+# Unoptimized machine code takes half the time to compile, and that is most of what such a small network takes.
+_COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
+
+
+def _small(**fields: Any) -> SeemoReConfig:
+    return SeemoReConfig.variant("T", 2, **(_SMALL | fields))
+
+
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Chunks so short that small images have several; kernels for others are forgotten, before and afterwards."""
+    monkeypatch.setattr(pallas_stages, "_CHUNK", 128)
+    pallas_stages._fused.cache_clear()
+    yield
+    pallas_stages._fused.cache_clear()
+
+
+def _arguments(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    """The residual groups' structure, their parameters, and their input."""
+    random = np.random.default_rng(0)
+    graph, shapes = nnx.split(SeemoRe.abstract(config).groups)
+    # Not by the network's own initialisation, which takes longer than all else here.
+    parameters = jax.tree_util.tree_map_with_path(functools.partial(_parameter, random), shapes)
+    offsets = 3 * random.standard_normal((shape[0], 1, 1, config.embedding_dim))  # so that images differ in routing
+    x = random.standard_normal((*shape, config.embedding_dim)) + offsets
+    return graph, parameters, jnp.asarray(x, config.compute_dtype)
+
+
+def _parameter(random: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
+    """A kernel that keeps the size of what it multiplies, a small bias, or a scale near 1."""
+    centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
+    size = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
+    return (centre + size * random.standard_normal(leaf.shape)).astype(np.float32)
+
+
+def _values(implementation: Any, config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Output and routing."""
+    graph, parameters, x = _arguments(config, shape)
+
+    def values(parameters: Any, x: Any) -> Any:
+        return implementation.apply_groups(nnx.merge(graph, parameters), x, config)
+
+    return jax.jit(values, compiler_options=_COMPILER_OPTIONS)(parameters, x)
 
 
 def _results(implementation: Any, config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
     """Output, routing, and gradients with respect to parameters and input."""
-    graph, parameters = nnx.split(SeemoRe(config, rngs=nnx.Rngs(4)).groups)  # its router tells these images apart
-    keys = jax.random.split(jax.random.key(0), 2)
-    offsets = 3 * jax.random.normal(keys[0], (shape[0], 1, 1, config.embedding_dim))  # so that images differ in routing
-    x = jax.random.normal(keys[0], (*shape, config.embedding_dim)) + offsets
-    direction = jax.random.normal(keys[1], x.shape)
+    graph, parameters, x = _arguments(config, shape)
+    direction = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
 
     def along(parameters: Any, x: Any) -> Any:
         y, routing = implementation.apply_groups(nnx.merge(graph, parameters), x, config)
         return jnp.sum(y * direction), (y, routing)
 
-    gradients, (y, routing) = jax.jit(jax.grad(along, argnums=(0, 1), has_aux=True))(parameters, x)
+    gradient = jax.jit(jax.grad(along, argnums=(0, 1), has_aux=True), compiler_options=_COMPILER_OPTIONS)
+    gradients, (y, routing) = gradient(parameters, x)
     return y, routing, gradients
 
 
-def _assert_same(config: SeemoReConfig, shape: tuple[int, int, int]) -> Any:
-    y, routing, gradients = _results(tpu, config, shape)
-    expected_y, expected_routing, expected_gradients = _results(plain, config, shape)
-    np.testing.assert_allclose(y, expected_y, rtol=0, atol=2e-6)
+@functools.cache
+def _expected_results(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    return _results(plain, config, shape)
+
+
+def _assert_same_values(mine: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
+    (y, routing), (expected_y, expected_routing) = mine, expected
+    np.testing.assert_allclose(y, expected_y, rtol=0, atol=1e-6 * max(2.0, float(jnp.abs(expected_y).max())))
     np.testing.assert_array_equal(routing.experts, expected_routing.experts)
     np.testing.assert_allclose(routing.probabilities, expected_routing.probabilities, rtol=0, atol=1e-6)
-    for mine, expected in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected_gradients), strict=True):
-        np.testing.assert_allclose(mine, expected, rtol=0, atol=2e-5 * max(1.0, float(jnp.abs(expected).max())))
-    return expected_routing
 
 
-@pytest.mark.usefixtures("grouped_convolutions")
+def _assert_same(config: SeemoReConfig, shape: tuple[int, int, int]) -> Any:
+    *values, gradients = _results(tpu, config, shape)
+    # What is computed once more has no effect on values; without it the plain network is compiled only once.
+    *expected_values, expected_gradients = _expected_results(dataclasses.replace(config, rematerialize=False), shape)
+    _assert_same_values(tuple(values), tuple(expected_values))
+    for (path, mine), expected in zip(
+        jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(expected_gradients), strict=True
+    ):
+        tolerance = 2e-5 * max(1.0, float(jnp.abs(expected).max()))
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+    return expected_values[1]
+
+
+@pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
 @pytest.mark.parametrize("fused", [True, False], ids=["kernels", "without kernels"])
 def test_values_and_gradients_are_those_of_the_plain_implementation(
     fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An odd size, and so short chunks that there are several.
-    monkeypatch.setattr(pallas_stages, "_CHUNK", 128)
+    # An odd size.
     if not fused:
         monkeypatch.setattr(pallas_stages, "_VMEM_BYTES", 0)
         monkeypatch.setattr(tpu, "_DENSE_PIXELS", 0)
-    routing = _assert_same(SeemoReConfig.variant("T", 2, **_SMALL, topk=2), (3, 13, 17))
+    routing = _assert_same(_small(topk=2), (3, 13, 17))
     assert len(np.unique(routing.experts[:, 0, 0])) > 1, "the images should choose different experts"
+
+
+@pytest.mark.usefixtures("grouped_convolutions")
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_layers_follow_one_another(rematerialize: bool) -> None:
+    routing = _assert_same(_small(num_layers=2, rematerialize=rematerialize), (2, 4, 5))
+    assert routing.experts.shape[:2] == (2, 2)
+
+
+@pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
+def test_gradients_of_the_longest_filter_and_of_two_reductions() -> None:
+    """The neighbourhood is longer than a chunk, and than the image."""
+    fields = {"global_kernel_size": 33, "recursive": 2, "use_shuffle": False, "lr_space": "linear", "num_experts": 2}
+    _assert_same(_small(**fields, embedding_dim=8), (2, 17, 16))
+
+
+_OPTIONS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
+    ({"recursive": 0, "num_experts": 2, "use_shuffle": False}, (1, 1, 1)),
+    ({"recursive": 0, "lr_space": "double", "global_kernel_size": 33}, (2, 1, 9)),
+    ({"lr_space": "linear", "topk": 3, "embedding_dim": 16}, (1, 4, 4)),
+    ({"recursive": 2, "topk": 2, "embedding_dim": 36}, (1, 18, 16)),
+    ({"embedding_dim": 5, "use_shuffle": False, "num_experts": 2, "topk": 2}, (2, 5, 7)),
+]
+# Neighbourhoods of two chunks, of three, and none.
+_IN_CHUNKS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
+    ({"global_kernel_size": 11}, (2, 12, 40)),
+    ({"global_kernel_size": 33, "recursive": 0}, (1, 20, 19)),
+    ({"global_kernel_size": 1, "recursive": 0}, (1, 16, 16)),  # whole chunks: without padding
+]
+
+
+@pytest.mark.usefixtures("grouped_convolutions")
+@pytest.mark.parametrize(("fields", "shape"), _OPTIONS, ids=str)
+def test_values_of_every_option_and_of_odd_sizes(fields: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    config = _small(**fields)
+    _assert_same_values(_values(tpu, config, shape), _values(plain, config, shape))
+
+
+@pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
+@pytest.mark.parametrize(("fields", "shape"), _IN_CHUNKS, ids=str)
+def test_values_across_the_borders_of_chunks(fields: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    config = _small(**fields)
+    image = Image.of(*shape[1:], config)
+    assert image.lanes > image.chunk
+    _assert_same_values(_values(tpu, config, shape), _values(plain, config, shape))
+
+
+@pytest.mark.usefixtures("grouped_convolutions")
+def test_bfloat16_is_as_exact_as_that_of_the_plain_implementation() -> None:
+    """In values and gradients, measured from the plain network in float32."""
+    shape = (2, 9, 8)
+    full, half = (_small(compute_dtype=dtype, precision=precision) for dtype, precision in (_FULL, _HALF))
+    exact = _results(plain, full, shape)
+    mine, theirs = _results(tpu, half, shape), _results(plain, half, shape)
+    for index in (0, 2):
+        error, error_of_plain = _error(mine[index], exact[index]), _error(theirs[index], exact[index])
+        assert 0 < error < 1.5 * error_of_plain
+    np.testing.assert_array_equal(mine[1].experts, exact[1].experts)
+
+
+def _error(mine: Any, exact: Any) -> float:
+    """The Euclidean norm of the difference of all arrays, each of which is given the same weight."""
+
+    def relative(a: Any, b: Any) -> Any:
+        return jnp.linalg.norm(a.astype(jnp.float32) - b) / (jnp.linalg.norm(b) + 1e-6)
+
+    return float(jnp.linalg.norm(jnp.stack(jax.tree.leaves(jax.tree.map(relative, mine, exact)))))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7, 11])
