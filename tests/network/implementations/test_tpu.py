@@ -137,7 +137,7 @@ _OPTIONS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"recursive": 2, "topk": 2, "embedding_dim": 36}, (1, 18, 16)),
     ({"embedding_dim": 5, "use_shuffle": False, "num_experts": 2, "topk": 2}, (2, 5, 7)),
 ]
-# Neighbourhoods of two chunks, of three, and none.
+# The filters reach over two chunks, over three, and over no other pixel.
 _IN_CHUNKS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"global_kernel_size": 11}, (2, 12, 40)),
     ({"global_kernel_size": 33, "recursive": 0}, (1, 20, 19)),
