@@ -19,6 +19,7 @@ from seemore_jax.evaluation.report import evaluate_to_folder, set_table
 from seemore_jax.exit_status import run_script
 from seemore_jax.experiment import network_config
 from seemore_jax.inference import upscale
+from seemore_jax.network.implementations import chosen_implementation
 from seemore_jax.porting import load
 from seemore_jax.training.distributed import process_flags
 from seemore_jax.training.watch import watched
@@ -71,6 +72,8 @@ def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
             f"{_WEIGHTS.value}: holds a {found}, but the config is of SeemoRe-{config.variant} ×{config.scale}; "
             "give the config that belongs to the weights"
         )
+    # All processes agree on the implementation, also those that get no image.
+    chosen_implementation(model.config)
     ensemble = _TTA.value
     name = f"SeemoRe-{config.variant}" + ("+" if ensemble else "")  # the literature's sign for self-ensemble
     return name, lambda lr: upscale(model, lr, ensemble=ensemble)

@@ -111,6 +111,18 @@ def grad(n: Network) -> Any:
 
 
 @case
+def grad_with_a_size(n: Network) -> Any:
+    """Of images that are the first rows and columns of their arrays."""
+
+    def loss(parameters: nnx.State, padded: jax.Array) -> jax.Array:
+        sr = nnx.merge(n.graph, parameters)(padded, size=jnp.asarray(n.lr.shape[1:3]))
+        return jnp.sum(jnp.sin(3 * sr[:, : 2 * n.lr.shape[1], : 2 * n.lr.shape[2]]))
+
+    padded = jnp.pad(n.lr, ((0, 0), (0, 3), (0, 2), (0, 0)), constant_values=0.5)
+    return jax.grad(loss, argnums=(0, 1))(n.parameters, padded)
+
+
+@case
 def vmap_over_images(n: Network) -> Any:
     return jax.vmap(n.upscale_one, (None, 0))(n.parameters, n.lr)
 

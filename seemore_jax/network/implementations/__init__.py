@@ -35,7 +35,10 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyNetwork:
       InputError: the implementation that `config` names differs from the plain one here.
     """
     name, apply_network = fused_implementation(config)
-    if name == "plain" or is_compiling_ahead():
+    if is_compiling_ahead() or config.implementation == "plain":
+        return apply_network
+    if name == "plain":
+        self_check.announce_plain(config)
         return apply_network
     # The CPU's kernels for gradients are compiled, and checked, where a gradient is taken.
     if self_check.is_usable(name, apply_network, config, gradients=name != "cpu"):

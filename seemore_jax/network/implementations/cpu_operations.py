@@ -242,7 +242,10 @@ def _call_backward(
 
 
 def _low_rank_experts_backward(region: Array, *arrays_and_cotangent: Array) -> Arrays:
-    """The kernel gives the cotangent of the summary after its interpolation; and x is added to the result."""
+    """The cotangents of all arrays, of which the kernel computes those of features, context and weights.
+
+    The context's cotangent is also that of the resized summary, and the cotangent of x is the result's own.
+    """
     *arrays, cotangent = arrays_and_cotangent
     x, features, context, summary, *experts = arrays
     others = _call_backward("low_rank_experts", region, arrays, [cotangent], [features, context, *experts])
@@ -290,6 +293,7 @@ _OPERATIONS = {
             _fused(plain, backward=_backward_kernel(plain.__name__.lstrip("_")))
             for plain in (_convolution, _features_and_context, _reduction, _gated_feed_forward, _spatial_enhancement)
         ),
+        # Each image has expert weights of its own.
         _fused(_low_rank_experts, batched=range(1, 11), backward=_low_rank_experts_backward),
         # For images in strips, which nobody differentiates: their gradients have no kernels.
         _fused(_survey),

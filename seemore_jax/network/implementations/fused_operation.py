@@ -1,7 +1,7 @@
 """Kernels as JAX operations: differentiable, mappable and exportable in every way that JAX knows.
 
-A kernel computes values, and a second one computes the gradient. JAX's `custom_vjp` would refuse forward mode, and a
-foreign function has no rule for `vmap`. So each `FusedOperation` is called through three primitives:
+A kernel computes values, and a second one computes the gradient. JAX's `custom_vjp` would refuse forward mode, and
+`vmap` would call a kernel once for each image. So each `FusedOperation` is called through three primitives:
 
     fused_call      the values, by the kernel
     fused_tangent   the directional derivative, by the operation's plain function; its transpose is `fused_backward`
@@ -9,7 +9,7 @@ foreign function has no rule for `vmap`. So each `FusedOperation` is called thro
 
 Reverse mode turns a call into a tangent and its transpose, and so runs the two kernels. Forward mode and derivatives of
 higher order run the plain function. `vmap` over images puts the mapped axis into the batch axis of one call; where
-weights are mapped as well, one call follows the other.
+weights are mapped as well, one call follows the other, and so do calls of a backward kernel.
 """
 
 import contextlib
@@ -178,7 +178,7 @@ def _primitive(
     without_kernel: Callable[..., Arrays],
     result_shapes: Callable[..., Sequence[Any]],
 ) -> Primitive:
-    """A primitive that computes `function`, or where the operation has no kernel, the same without one."""
+    """A primitive that computes `function`; in a program that cannot hold the kernels, `without_kernel`."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -280,7 +280,8 @@ def _batch_call(arrays: Sequence[Array], axes: Sequence[int | None], *, operatio
     (size,) = {arrays[i].shape[axis] for i, axis in mapped.items()}
     folded = list(arrays)
     for i in operation.batched:
-        spread = jnp.moveaxis(arrays[i], mapped[i], 0) if i in mapped else jnp.stack([arrays[i]] * size)
+        array = arrays[i]
+        spread = jnp.moveaxis(array, mapped[i], 0) if i in mapped else jnp.broadcast_to(array, (size, *array.shape))
         folded[i] = spread.reshape(-1, *spread.shape[2:])
     results = _bind(_CALL, *folded, operation=operation)
     return [result.reshape(size, -1, *result.shape[1:]) for result in results], (0,) * len(results)

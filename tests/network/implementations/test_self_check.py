@@ -190,7 +190,7 @@ class Client:
     def __init__(self, other: self_check.Verdict) -> None:
         self.verdicts = {"1": dataclasses.asdict(other)}
 
-    def key_value_set(self, key: str, value: str) -> None:
+    def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None:
         self.verdicts[key.rsplit("/", 1)[1]] = json.loads(value)
 
     def blocking_key_value_get(self, key: str, timeout: int) -> str:
@@ -208,6 +208,20 @@ def test_all_processes_take_the_same_decision(
     assert (chosen_implementation(CONFIG) is cpu.apply_network) == passed
     assert client.verdicts["0"]["passed"], "this process's own"
     assert ("on process 1, the values of a block differ on a device" in caplog.text) == (not passed)
+
+
+def test_a_process_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(self_check.Verdict(True, "a device", {}, "", 1.0))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("seemore_jax.training.distributed.coordination_client", lambda: client)
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert chosen_implementation(CONFIG) is plain.apply_network
+    assert not client.verdicts["0"]["passed"], "the other process would wait for this one"
+
+
+def test_nothing_but_numbers_counts_as_equal() -> None:
+    assert self_check._relative([1.0, float("nan")], [1.0, 2.0]) == float("inf")
+    assert self_check._relative([1.0, 2.0], [1.0, 2.0]) == 0
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
