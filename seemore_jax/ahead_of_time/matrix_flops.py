@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from jax.extend.core import jaxprs_in_params
+from seemore_jax.network.implementations.fused_operation import programs_in
 
 
 def matrix_flops(jaxpr: Any) -> int:
@@ -20,7 +20,7 @@ def matrix_flops(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        inner = [matrix_flops(one) for one in jaxprs_in_params(parameters)]
+        inner = [matrix_flops(one) for one in programs_in(equation)]
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
@@ -48,5 +48,5 @@ def equations(jaxpr: Any, name: str) -> Iterator[Any]:
         if equation.primitive.name == name:
             yield equation
         else:
-            for inner in jaxprs_in_params(equation.params):
+            for inner in programs_in(equation):
                 yield from equations(inner, name)

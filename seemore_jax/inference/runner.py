@@ -170,7 +170,7 @@ def _budget() -> float:
 
 def _chosen_device() -> jax.Device | None:
     """The device of `jax.default_device`, in this thread; None outside of it."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    chosen = jax.config.values["jax_default_device"]
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 

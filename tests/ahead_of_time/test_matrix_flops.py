@@ -2,10 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax import lax
 from jax.experimental import pallas as pl
 
-from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
+from seemore_jax.ahead_of_time.matrix_flops import equations, matrix_flops
+from seemore_jax.devices import compiling_for
+from seemore_jax.network import SeemoRe, SeemoReConfig
 
 
 def test_products_count_with_their_batch_and_contraction() -> None:
@@ -47,3 +50,20 @@ def test_loops_and_grids_count_as_often_as_they_run_and_of_branches_the_largest(
 
     for function, count in ((looped, 7), (gridded, 3), (branched, 2), (jax.jit(lambda x: x @ x), 1)):
         assert matrix_flops(jax.make_jaxpr(function)(x).jaxpr) == count * product
+
+
+def test_kernels_in_fused_operations_are_found() -> None:
+    """Their cycles and products would be missing from what a step on a TPU costs."""
+    config = SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1, implementation="tpu")
+    graph, parameters = nnx.split(SeemoRe.abstract(config))
+
+    def loss(parameters: nnx.State, lr: jax.Array) -> jax.Array:
+        return jnp.sum(nnx.merge(graph, parameters)(lr))
+
+    with compiling_for("tpu"):
+        lr = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
+        step = jax.make_jaxpr(jax.grad(loss))(parameters, lr).jaxpr
+    kernels = {equation.params["name"] for equation in equations(step, "pallas_call")}
+    blocks = ("embedding", "mixing", "feed_forward", "enhancement")
+    assert kernels == {f"{block}_{direction}" for block in blocks for direction in ("forward", "backward")}
+    assert matrix_flops(step) > 3 * 16 * 16 * 9 * 8 * 8

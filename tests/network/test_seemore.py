@@ -13,10 +13,10 @@ import torch
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.extend.core import jaxprs_in_params
 
 from seemore_jax import InputError, SeemoRe, SeemoReConfig
 from seemore_jax.network.config import SCALES, VARIANTS
+from seemore_jax.network.implementations.fused_operation import programs_in
 from seemore_jax.network.seemore import MixtureOfLowRankExperts
 from seemore_jax.porting.names import to_torch
 from tests.release import (
@@ -267,7 +267,7 @@ def matrix_products(program: Any) -> Iterator[Any]:
     for equation in program.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation
-        for called in jaxprs_in_params(equation.params):
+        for called in programs_in(equation):
             yield from matrix_products(called)
 
 

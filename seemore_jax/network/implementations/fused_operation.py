@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+from jax.extend.core import Primitive, jaxprs_in_params
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
@@ -223,6 +223,18 @@ def _has_kernel(context: Any, operation: FusedOperation) -> bool:
 _CALL = _primitive("fused_call", _call, _call_without_kernel, _shapes_of_call)
 _TANGENT = _primitive("fused_tangent", _tangent, _tangent, _shapes_of_tangent)
 _BACKWARD = _primitive("fused_backward", _backward, _backward_without_kernel, _shapes_of_backward)
+
+
+_FUNCTIONS: dict[Primitive, Callable[..., Arrays]] = {_CALL: _call, _TANGENT: _tangent, _BACKWARD: _backward}
+
+
+def programs_in(equation: Any) -> list[Any]:
+    """The programs (jaxprs) that an equation of a traced program calls; of a fused operation, that of its kernel."""
+    if equation.primitive not in _FUNCTIONS:
+        return list(jaxprs_in_params(equation.params))
+    function = functools.partial(_FUNCTIONS[equation.primitive], **equation.params)
+    shapes = [jax.ShapeDtypeStruct(array.aval.shape, array.aval.dtype) for array in equation.invars]
+    return [jax.make_jaxpr(function)(*shapes).jaxpr]
 
 
 # Derivatives.

@@ -133,8 +133,8 @@ def test_missing_buffers_are_named_and_more_refused(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", SIGNATURES)
 def test_a_region_beyond_the_arrays_is_refused(kernel: str) -> None:
     inputs, outputs = map(shapes, SIGNATURES[kernel])
-    for region in (jnp.zeros(9), jnp.zeros(8, jnp.int32), jnp.zeros((1, 9), jnp.int32), jnp.int32(3)):
-        refused(kernel, "region", inputs, outputs, region=region)
+    for array in (jnp.zeros(9), jnp.zeros(8, jnp.int32), jnp.zeros((1, 9), jnp.int32), jnp.int32(3)):
+        refused(kernel, "region", inputs, outputs, region=array)
     fields = ("height", "width", "first_row", "image_height", "summary_rows", "begin", "end", "from", "until")
     wrong = {
         "height": (0, 9, -1),
@@ -302,6 +302,7 @@ def test_a_file_that_cannot_be_loaded_is_done_without(
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "unavailable_reason", native.unavailable_reason.__wrapped__)
     with caplog.at_level(logging.WARNING):
         assert not native.available.__wrapped__()
     message = caplog.records[-1].getMessage()
