@@ -32,7 +32,7 @@ INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Runs a command; returns its status, 0 if it has none, and says what went wrong: the table is above."""
+    """Runs a command, prints what went wrong, and returns the exit status, which the table above explains."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × and → must not stop a command

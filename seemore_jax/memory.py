@@ -45,7 +45,8 @@ def _groups(root: Path) -> Iterator[tuple[int, Path]]:
             places = [(2, mounts), (2, mounts / "unified")]
         elif "memory" in controllers.split(","):
             places = [(1, mounts / "memory")]
-        # In a container the path may be the host's, of which only the container's own part is mounted, as the top.
+        # In a container, the path may be that of the host, while the mounted folder begins at the container's own
+        # group. So the mounted folder itself is looked at too.
         names = [name for name in path.split("/") if name]
         for version, top in places:
             yield from ((version, top.joinpath(*names[:depth])) for depth in range(len(names) + 1))

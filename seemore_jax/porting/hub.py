@@ -69,7 +69,7 @@ To be added by whoever publishes these weights{license_note}.
 
 
 def is_repository_name(source: str) -> bool:
-    """Whether `source` could be a repository `user/name` or `user/name@revision`: so formed, and ending as no file."""
+    """Whether `source` has the form `user/name` or `user/name@revision`, and does not end in the suffix of a file."""
     return _REPOSITORY.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
 
 

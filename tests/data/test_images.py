@@ -262,7 +262,7 @@ def test_pillow_s_limit_of_size_does_not_count_and_stays(
 
 
 def odd_image(path: Path) -> None:
-    """An image of which Pillow warns: an animation without frames."""
+    """An image that Pillow warns about: an animation without frames."""
     write_image(path, KINDS["RGB"])
     chunk = b"acTL" + bytes(8)
     chunk = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))

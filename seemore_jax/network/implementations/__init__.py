@@ -47,7 +47,10 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyNetwork:
 
 
 def fused_implementation(config: SeemoReConfig) -> tuple[str, ApplyNetwork]:
-    """Name and function of the implementation for `config`, before it was checked; "plain" where there is no other."""
+    """Returns name and function of the implementation for `config`, without checking it.
+
+    The name is "plain" where no fused implementation supports the network.
+    """
     name = target_backend() if config.implementation == "auto" else config.implementation
     if name == "cpu" and cpu.supports(config):
         return name, cpu.apply_network

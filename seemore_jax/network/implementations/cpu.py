@@ -64,8 +64,8 @@ class Place(NamedTuple):
     Attributes:
       width: of the array, before it was padded to whole vectors.
       extent: of the image in the array; None if it is all of it.
-      region: what the kernels are told.
-      config: of the network.
+      region: the valid region of the arrays, as the kernels take it.
+      config: the network's hyperparameters.
     """
 
     width: int

@@ -40,13 +40,13 @@ _LOG = logging.getLogger(__name__)
 # The largest relative difference, in the Euclidean norm, of the result and of each gradient. A kernel that leaves out
 # one tap or one row differs by more than a hundredth.
 _TOLERANCES = {"float32": 2e-4, "bfloat16": 5e-2}
-# Odd, and of several strips and chunks.
+# Height and width of the compared images: odd, and large enough for several strips and chunks.
 _SIZE = (53, 21)
 _MOST_REDUCTIONS = 1  # the others would need larger images, and have no kernels
 _GAIN = 2.0  # logit of an image's own expert; that of the others is 0
 _SECONDS_TO_AGREE = 600
 _LOCK = threading.Lock()
-# Whether this thread compares: it uses what is being checked.
+# Whether this thread runs a comparison. It has to use the implementation that is being checked.
 _CHECKING: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
 
 
@@ -123,7 +123,7 @@ def refusal(name: str, found: Verdict) -> str:
 
 
 def device_kind(device: jax.Device) -> str:
-    """The kind of device, as verdicts are kept for it."""
+    """The kind of device that a verdict holds for, such as "cpu" with the processor's name."""
     return f"{device.platform} {native.cpu_name()}" if device.platform == "cpu" else device.device_kind
 
 
@@ -143,7 +143,7 @@ def _checked_config(config: SeemoReConfig) -> SeemoReConfig:
 
 
 def _key(name: str, config: SeemoReConfig, device: jax.Device, gradients: bool) -> str:
-    """The name under which a verdict is kept."""
+    """The name of the file that keeps a verdict. It depends on everything that the verdict depends on."""
     versions = [jax.__version__, jaxlib.__version__, device.client.platform_version]
     kernels = native.identity() if name == "cpu" else ""
     identity = [name, dataclasses.asdict(config), gradients, device_kind(device), _sources(), kernels, *versions]

@@ -212,7 +212,7 @@ for kernel, signature in t.SIGNATURES.items():
 
 @needs_kernels
 def test_float64_under_jax_enable_x64_is_an_error() -> None:
-    """Not the end of the process."""
+    """A float64 buffer raises an exception; it must not end the process."""
     environment = {**os.environ, "JAX_ENABLE_X64": "1"}
     subprocess.run([sys.executable, "-c", _FLOAT64], env=environment, cwd=Path(__file__).parents[3], check=True)
 
@@ -325,7 +325,7 @@ SEEMORE_KERNEL(fails, "x[n h c p]", "out[n h c p]");
 
 @needs_kernels
 def test_a_kernel_without_memory_says_so(tmp_path: Path) -> None:
-    """Not the end of the process, on whatever thread it is."""
+    """A kernel that runs out of memory raises an exception, on any thread; it must not end the process."""
     source, library = tmp_path / "fails.cc", tmp_path / "fails.so"
     source.write_text(_FAILING)
     include = ["-I", str(native._FOLDER), "-isystem", jax.ffi.include_dir()]

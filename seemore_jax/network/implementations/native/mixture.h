@@ -282,8 +282,8 @@ struct Reduction {
     return {shape.images, shape.rows / 4, shape.channels, shape.pitch / 4, shape.height / 4, shape.width / 4};
   }
 
-  // One row of the output, row < height / 4, from lines that `line` gives for (row, channel) of the input; `products`
-  // has room for one.
+  // Computes one row of the output, where row < height / 4. `line` returns the input's line for (row, channel), and
+  // `products` has room for one line.
   template <class Line>
   void forward(int image, int row, Line&& line, const float* bias, float* products, float* out) const {
     for (int c = 0; c < shape.channels; ++c) {

@@ -141,7 +141,8 @@ inline void normalize(const float* x, int channels, int pitch, float* out, ptrdi
   }
 }
 
-// The gradient of `normalize` towards x, from that towards its output; lines as there.
+// The gradient of `normalize` with respect to x, from the gradient with respect to its output. The lines have the same
+// requirements as those of `normalize`.
 template <class Emit>
 inline void normalize_backward(const float* gradient, ptrdiff_t gradient_stride, const float* normalized,
                                ptrdiff_t normalized_stride, const float* inverse, int channels, int pitch,
