@@ -11,18 +11,18 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from seemore_jax.compilation_cache import use_compilation_cache
+from seemore_jax.command_line.scripts import process_flags, run_script
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.report import evaluate_to_folder, set_table
-from seemore_jax.exit_status import run_script
-from seemore_jax.experiment import network_config
 from seemore_jax.inference import upscale
+from seemore_jax.network import SeemoReConfig
 from seemore_jax.network.implementations import chosen_implementation
 from seemore_jax.porting import load
-from seemore_jax.training.distributed import process_flags
-from seemore_jax.training.watch import watched
+from seemore_jax.system.compilation_cache import use_compilation_cache
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.process_monitor import monitored
+from seemore_jax.training.experiment import network_of
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
 _WEIGHTS = flags.DEFINE_string(
@@ -43,14 +43,14 @@ def main() -> None:
     """Evaluates, prints the table, and writes the output folder."""
     use_compilation_cache()
     _join_processes()
-    with watched("start all processes again"):
+    with monitored("start all processes again"):
         _evaluate(_CONFIG.value)
 
 
 def _evaluate(config: ConfigDict) -> None:
-    network_config(config)  # a wrong scale or variant is best found first
+    expected = network_of(config)  # raises for a wrong scale or variant before anything else
     sets = find_image_sets(_DATA.value, config.scale)
-    method, upscaler = _upscaler(config)
+    method, upscaler = _upscaler(expected, config.variant)
     results = evaluate_to_folder(sets, config.scale, upscaler, method, _WEIGHTS.value, Path(_OUTPUT.value))
     if jax.process_index() > 0:
         return
@@ -59,23 +59,22 @@ def _evaluate(config: ConfigDict) -> None:
     print(f"SR images, results.json and comparison.png are in {_OUTPUT.value}")
 
 
-def _upscaler(config: ConfigDict) -> tuple[str, Upscaler]:
+def _upscaler(expected: SeemoReConfig, variant: str) -> tuple[str, Upscaler]:
     if _WEIGHTS.value == BICUBIC:
         if _TTA.value:
             raise InputError("--tta: bicubic gives the same for all flips and transposes")
-        return BICUBIC, bicubic_upscaler(config.scale)
-    model = load(_WEIGHTS.value, compute_dtype=config.compute_dtype, precision=config.precision)
-    expected = network_config(config)
+        return BICUBIC, bicubic_upscaler(expected.scale)
+    model = load(_WEIGHTS.value, compute_dtype=expected.compute_dtype, precision=expected.precision)
     if model.config.to_dict() != expected.to_dict():
         found = f"SeemoRe-{model.config.variant_name or '(none published)'} ×{model.config.scale}"
         raise InputError(
-            f"{_WEIGHTS.value}: holds a {found}, but the config is of SeemoRe-{config.variant} ×{config.scale}; "
+            f"{_WEIGHTS.value}: holds a {found}, but the config is of SeemoRe-{variant} ×{expected.scale}; "
             "give the config that belongs to the weights"
         )
     # All processes agree on the implementation, also those that get no image.
     chosen_implementation(model.config)
     ensemble = _TTA.value
-    name = f"SeemoRe-{config.variant}" + ("+" if ensemble else "")  # the literature's sign for self-ensemble
+    name = f"SeemoRe-{variant}" + ("+" if ensemble else "")  # the literature's sign for self-ensemble
     return name, lambda lr: upscale(model, lr, ensemble=ensemble)
 
 

@@ -6,12 +6,12 @@ python train.py --config=configs/seemore_t_x4.py --workdir=DIR [--config.FIELD=V
 from absl import flags
 from ml_collections import config_flags
 
-from seemore_jax.compilation_cache import use_compilation_cache
-from seemore_jax.exit_status import run_script
-from seemore_jax.files import path_of
-from seemore_jax.training.distributed import process_flags
+from seemore_jax.command_line.scripts import process_flags, run_script
+from seemore_jax.system.compilation_cache import use_compilation_cache
+from seemore_jax.system.files import path_of
+from seemore_jax.system.process_monitor import monitored
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loop import train
-from seemore_jax.training.watch import watched
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment, such as configs/seemore_t_x4.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, or gs://…; all hosts must see it.", required=True)
@@ -23,8 +23,8 @@ def main() -> int:
     """Trains to the end, or until a signal."""
     use_compilation_cache()
     _join_processes()
-    with watched("start all processes again to go on from the last checkpoint") as watch:
-        return train(_CONFIG.value, path_of(_WORKDIR.value), watch)
+    with monitored("start all processes again to go on from the last checkpoint") as heartbeat:
+        return train(Experiment.of(_CONFIG.value), path_of(_WORKDIR.value), heartbeat)
 
 
 if __name__ == "__main__":

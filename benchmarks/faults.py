@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
-from tests.training.runs import (
+from tests.support.training_runs import (
     checkpoint_steps,
     damage,
     free_address,

@@ -35,8 +35,8 @@ from seemore_jax.data.device_tiles import cut_patches, place_tiles, plan_tiles, 
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.data.pipeline import Example, RandomPatch, TfdsSource, open_dataset, training_batches
 from seemore_jax.data.preparation import prepare
-from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import SPLIT, initial_state, make_mesh, make_train_step, to_devices
 
@@ -102,9 +102,9 @@ def main() -> None:
 
 def _measure_device(source: TfdsSource, options: argparse.Namespace) -> dict[str, list[float]]:
     """Milliseconds of the parts of a training step with the tiles on the device, in turns."""
-    config = recipe(options.variant, options.scale)
-    mesh, optimizer = make_mesh(), make_optimizer(config)
-    graph, parameters = nnx.split(SeemoRe(network_config(config), rngs=nnx.Rngs(0)), nnx.Param)[:2]
+    experiment = Experiment.of(recipe(options.variant, options.scale))
+    mesh, optimizer = make_mesh(), make_optimizer(experiment)
+    graph, parameters = nnx.split(SeemoRe(experiment.network, rngs=nnx.Rngs(0)), nnx.Param)[:2]
     state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     plan = plan_tiles(source, mesh, scale=options.scale, patch_size=options.patch_size)
     tiles = place_tiles(source, plan, mesh)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import timing
-from tests.training.runs import (
+from tests.support.training_runs import (
     Process,
     checkpoint_steps,
     expect,

@@ -23,8 +23,8 @@ from flax import nnx
 
 import seemore_jax as sj
 from benchmarks import timing
-from seemore_jax.compilation_cache import use_compilation_cache
 from seemore_jax.data.images import SUFFIXES, read_image, to_rgb8
+from seemore_jax.system.compilation_cache import use_compilation_cache
 
 _BOUND = 1  # of 255
 
@@ -37,21 +37,21 @@ class Case(NamedTuple):
       image: file name.
       shrink: the image is made smaller by this factor first.
       size: height and width that it is then cut to; 0 leaves it whole.
-      tile: rows of a strip; None: as they come by default.
+      strip_rows: rows of a strip; None: as they come by default.
     """
 
     model: str
     image: str
     shrink: int = 1
     size: tuple[int, int] = (0, 0)
-    tile: int | None = None
+    strip_rows: int | None = None
 
 
 def main() -> None:
     options = _options()
     use_compilation_cache()
     if options.child:
-        _child(Case(*json.loads(options.child)), options.images, options.tile, options.result)
+        _child(Case(*json.loads(options.child)), options.images, options.strip_rows, options.result)
         return
     names = sorted(path.name for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)
     rows = [_compare(case, options) for case in _cases(names)]
@@ -67,16 +67,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--tile", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--strip_rows", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _cases(names: list[str]) -> list[Case]:
     first = names[0]
-    shrunk = [Case(model, name, shrink=4, tile=120) for model in ("T-x4", "B-x4", "L-x4") for name in names]
-    odd = [Case("T-x2", first, size=(1201, 1999)), Case("T-x3", first, size=(333, 517), tile=37)]
-    return [Case("T-x2", first), *shrunk, *odd, Case("L-x2", first, size=(251, 130), tile=8)]
+    shrunk = [Case(model, name, shrink=4, strip_rows=120) for model in ("T-x4", "B-x4", "L-x4") for name in names]
+    odd = [Case("T-x2", first, size=(1201, 1999)), Case("T-x3", first, size=(333, 517), strip_rows=37)]
+    return [Case("T-x2", first), *shrunk, *odd, Case("L-x2", first, size=(251, 130), strip_rows=8)]
 
 
 def _compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def _compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         files = {way: Path(name) / f"{way}.npy" for way in runs}
         for _ in range(options.rounds):
-            for way, tile in (("whole", 0), ("strips", case.tile)):
-                runs[way].append(_run_child(case, options.images, tile, files[way]))
+            for way, strip_rows in (("whole", 0), ("strips", case.strip_rows)):
+                runs[way].append(_run_child(case, options.images, strip_rows, files[way]))
         whole, strips = (np.load(file, mmap_mode="r") for file in files.values())
         difference = [np.abs(a.astype(np.int16) - b) for a, b in zip(whole, strips, strict=True)]
     result = {
@@ -102,13 +102,13 @@ def _compare(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _run_child(case: Case, images: Path, tile: int | None, result: Path) -> dict[str, float]:
+def _run_child(case: Case, images: Path, strip_rows: int | None, result: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.large_images", "--images", str(images), "--child", json.dumps(case)]
-    command += ["--result", str(result)] + ([] if tile is None else ["--tile", str(tile)])
+    command += ["--result", str(result)] + ([] if strip_rows is None else ["--strip_rows", str(strip_rows)])
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _child(case: Case, images: Path, tile: int | None, result: Path) -> None:
+def _child(case: Case, images: Path, strip_rows: int | None, result: Path) -> None:
     image = to_rgb8(read_image(images / case.image))
     if case.shrink > 1:
         image = sj.imresize(image, 1 / case.shrink)
@@ -116,7 +116,7 @@ def _child(case: Case, images: Path, tile: int | None, result: Path) -> None:
     image = image[: height or None, : width or None]
     model = _model(case.model)
     start = time.perf_counter()
-    upscaled = sj.upscale(model, image, tile=tile)
+    upscaled = sj.upscale(model, image, strip_rows=strip_rows)
     seconds = time.perf_counter() - start
     np.save(result, upscaled)
     print(json.dumps({"seconds": seconds, "gigabytes": _peak_memory() / 1e9, "pixels": image[..., 0].size}))

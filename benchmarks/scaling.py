@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 import seemore_jax as sj
 from benchmarks import timing
 from benchmarks.programs import Program, loss_function, random_images
-from seemore_jax.files import replacing
 from seemore_jax.inference.runner import upscale_batch
+from seemore_jax.system.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ def main() -> None:
         },
     )
     if options.plot:
-        with replacing(options.plot) as temporary:
+        with atomic_write(options.plot) as temporary:
             plot(growths).savefig(temporary, dpi=150)
 
 

@@ -20,7 +20,16 @@ import numpy as np
 import psutil
 
 from benchmarks import timing
-from tests.training.runs import Process, expect, finish, identical_parts, keep_compiled, losses, random_dataset, start
+from tests.support.training_runs import (
+    Process,
+    expect,
+    finish,
+    identical_parts,
+    keep_compiled,
+    losses,
+    random_dataset,
+    start,
+)
 
 # Growth of the memory over a run in one go: between the means of its second and its last quarter. Allocators and
 # tables of TensorBoard settle in the first.

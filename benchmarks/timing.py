@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 
-from seemore_jax.files import replacing
 from seemore_jax.network.config import SCALES, VARIANTS
+from seemore_jax.system.files import atomic_write
 
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets"),
@@ -218,5 +218,5 @@ def write(path: Path | None, result: Mapping[str, Any]) -> None:
     """Writes the measurements and `environment` as JSON, if there is a path."""
     if path is None:
         return
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")

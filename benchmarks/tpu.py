@@ -3,38 +3,36 @@
     python -m benchmarks.tpu --output build/tpu.json
     python -m benchmarks.tpu --topology v6e:1x1 --implementations tpu --parts group step
 
-For each part, forward and backward: bytes between chip and HBM and XLA's estimated cycles, as
-`seemore_jax.program_cost` counts them, temporary memory and compile time. XLA has no estimate for the calls of Pallas
-kernels; theirs is the compiler's analysis of the kernel's final instruction bundles, loops included, for which each
-kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing here was measured on a TPU.
+For each part, forward and backward, it prints the bytes between chip and HBM and XLA's estimated cycles, both counted
+by `seemore_jax.ahead_of_time.program_cost`, the temporary memory and the compile time. XLA has no estimate for calls of
+Pallas kernels: their cycles come from the compiler's analysis of the kernel's final instruction bundles, loops
+included, for which each kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing here was
+measured on a TPU.
 """
 
 import argparse
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from benchmarks import timing
 from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import kernel_cycles
+from seemore_jax.ahead_of_time.program_cost import memory, program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
-from seemore_jax.devices import compiling_for
-from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import plain, tpu
 from seemore_jax.network.implementations.pallas_stages import Image
 from seemore_jax.network.seemore import ResidualGroup
-from seemore_jax.program_cost import memory, program_cost
+from seemore_jax.system.devices import compiling_for
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loss import loss_terms
 
 PATCH = 64
@@ -46,7 +44,7 @@ Traced = Any  # jax.stages.Traced
 class Setting:
     """What is compiled: the experiment, its network, patches for each chip, and one chip of the topology."""
 
-    experiment: ConfigDict
+    experiment: Experiment
     config: SeemoReConfig
     batch: int
     devices: Sequence[Any]
@@ -105,11 +103,12 @@ def _options() -> argparse.Namespace:
 
 
 def _setting(options: argparse.Namespace, implementation: str) -> Setting:
-    experiment = recipe("T", 4)
-    experiment.compute_dtype, experiment.precision = "bfloat16", "default"
-    experiment.rematerialize, experiment.implementation = options.rematerialize, implementation
+    config = recipe("T", 4)
+    config.compute_dtype, config.precision = "bfloat16", "default"
+    config.rematerialize, config.implementation = options.rematerialize, implementation
+    experiment = Experiment.of(config)
     devices = Topology(options.topology).devices()[:1]
-    return Setting(experiment, network_config(experiment), options.batch, devices)
+    return Setting(experiment, experiment.network, options.batch, devices)
 
 
 _HEADING = f"{'part':14}{'':7}{'HBM GB':>9}{'XLA Mcyc':>10}{'all Mcyc':>10}{'temp GB':>9}{'compile s':>11}"
@@ -166,10 +165,10 @@ def trace_group_part(setting: Setting, part: str) -> Traced:
 
         def plain(parameters: Any, x: Any) -> Any:
             group = nnx.merge(graph, parameters)
-            local, far = group.rank_modulating, group.spatial_modulating
+            local, spatial = group.rank_modulating, group.spatial_modulating
             return {
-                "feed_forward": lambda: x + far.feed_forward(far.norm_2(x)),
-                "enhancement": lambda: x + far.enhancement(far.norm_1(x)),
+                "feed_forward": lambda: x + spatial.feed_forward(spatial.norm_2(x)),
+                "enhancement": lambda: x + spatial.enhancement(spatial.norm_1(x)),
                 "mixture": lambda: x + local.mixture_block(local.norm_1(x))[0],
                 "group": lambda: group(x)[0],
             }[part]()
@@ -198,14 +197,12 @@ def _trace_ends(setting: Setting) -> Traced:
     lr = jax.ShapeDtypeStruct((setting.batch, PATCH, PATCH, 3), jnp.float32)
     hr = jax.ShapeDtypeStruct((setting.batch, PATCH * config.scale, PATCH * config.scale, 3), jnp.float32)
 
-    def no_groups(groups: Any, x: Any, config: Any, extent: Any) -> Any:
+    def no_groups(groups: Any, x: Any, config: Any) -> Any:
         return x, None
 
-    without_groups = functools.partial(plain.apply_network, groups=no_groups)
-
     def loss(parameters: Any, lr: Any, hr: Any) -> Any:
-        with mock.patch("seemore_jax.network.seemore.chosen_implementation", return_value=without_groups):
-            return loss_terms(nnx.merge(graph, parameters)(lr), hr).total
+        sr, _ = plain.apply_network(nnx.merge(graph, parameters), lr, groups=no_groups)
+        return loss_terms(sr, hr).total
 
     gradient = jax.jit(jax.grad(loss), in_shardings=setting.sharding, out_shardings=setting.sharding)
     return gradient.trace(parameters, lr, hr)

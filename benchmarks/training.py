@@ -21,6 +21,7 @@ from flax import nnx
 import seemore_jax as sj
 from benchmarks import peers, timing
 from configs.release import recipe
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices
 
@@ -114,7 +115,7 @@ def random_batch(batch_size: int, patch_size: int, scale: int) -> tuple[np.ndarr
 def our_step(model: sj.SeemoRe, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Step, Any]:
     """A step of training, which returns the loss before it; and the compiled program."""
     graph, parameters = nnx.split(model)
-    mesh, optimizer = make_mesh(), make_optimizer(recipe("T", 4))
+    mesh, optimizer = make_mesh(), make_optimizer(Experiment.of(recipe("T", 4)))
     state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     stop = np.zeros(jax.local_device_count(), np.float32)
     jitted: Any = make_train_step(graph, optimizer, mesh)

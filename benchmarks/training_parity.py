@@ -31,8 +31,8 @@ from seemore_jax.data.image_sets import ImagePair, find_image_sets
 from seemore_jax.data.pipeline import Batch, open_dataset, training_batches
 from seemore_jax.data.preparation import prepare
 from seemore_jax.evaluation.benchmark import Scores, Upscaler, bicubic_upscaler
-from seemore_jax.experiment import network_config
 from seemore_jax.porting.names import from_torch
+from seemore_jax.training.experiment import Experiment, network_of
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices
 
@@ -57,9 +57,9 @@ def main() -> None:
     images = sorted((options.data / "train" / "t91").iterdir())[: options.images]
     validation = find_image_sets([options.data / "valid" / "kodak"], SCALE)[0].pairs[: options.validation_images]
     torch.manual_seed(options.seed)
-    release = seemore.module.SeemoRe(**network_config(config).to_dict())
+    release = seemore.module.SeemoRe(**network_of(config).to_dict())
     ours = from_torch(
-        network_config(config), {name: tensor.numpy() for name, tensor in release.state_dict().items()}, "PyTorch"
+        network_of(config), {name: tensor.numpy() for name, tensor in release.state_dict().items()}, "PyTorch"
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -131,7 +131,7 @@ def _batches(config: ConfigDict) -> Iterator[Batch]:
 
 def _train_here(config: ConfigDict, model: SeemoRe) -> Trained:
     graph, parameters = nnx.split(model)
-    mesh, optimizer = make_mesh(), make_optimizer(config)
+    mesh, optimizer = make_mesh(), make_optimizer(Experiment.of(config))
     state = initial_state(parameters, optimizer, average=False, mesh=mesh)
     step = make_train_step(graph, optimizer, mesh)
     stop = np.zeros(jax.local_device_count(), np.float32)

@@ -7,11 +7,11 @@ sr = sj.upscale(model, image)
 """
 
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
 from seemore_jax.evaluation import metrics
 from seemore_jax.inference import upscale
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 from seemore_jax.porting import WeightsError, load, save
+from seemore_jax.system.errors import InputError
 from seemore_jax.version import __version__
 
 __all__ = [

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import UInt, UInt8
 from PIL import Image
 
-from seemore_jax.data.images import SUFFIXES, read_picture, to_rgb8, write_image
-from seemore_jax.errors import InputError
+from seemore_jax.data.image_writing import write_image
+from seemore_jax.data.images import SUFFIXES, has_alpha, read_picture, to_rgb8
 from seemore_jax.evaluation.routes import Routes, routes_figure
 from seemore_jax.inference.folder import Settings, flatten, upscale_files
 from seemore_jax.inference.jobs import Source, name_jobs
@@ -33,6 +33,7 @@ from seemore_jax.inference.runner import bucket
 from seemore_jax.network import Routing, SeemoRe
 from seemore_jax.porting import load
 from seemore_jax.porting.weights import BUNDLED
+from seemore_jax.system.errors import InputError
 
 # Of an input, by default: a little more than 1920×1080, whose ×4 takes gigabytes already.
 MAX_PIXELS = 2**21
@@ -103,7 +104,7 @@ def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) ->
 
 def _preview(image: UInt[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
     """An image on white, resized bicubically."""
-    opaque = flatten(image) if image.shape[2:] in ((2,), (4,)) else image
+    opaque = flatten(image) if has_alpha(image) else image
     return np.asarray(Image.fromarray(to_rgb8(opaque)).resize(size, Image.Resampling.BICUBIC))
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-from tests import needs, runtime_checks
-from tests.needs import pytest_configure, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks)
-from tests.start import start_afresh
+from tests.support import needs, runtime_checks
+from tests.support.needs import pytest_configure, pytest_runtest_setup, pytest_terminal_summary  # noqa: F401 (hooks)
+from tests.support.start import start_afresh
 
 start_afresh()
 

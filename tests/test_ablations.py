@@ -9,9 +9,9 @@ from flax import nnx
 
 from configs import ablations
 from seemore_jax import SeemoRe
-from seemore_jax.experiment import network_config, read_experiment
+from seemore_jax.training.experiment import read_experiment
 from seemore_jax.training.loop import train
-from tests.training.runs import checkpoint_steps, losses, random_dataset
+from tests.support.training_runs import checkpoint_steps, losses, random_dataset
 
 # Of ml_collections.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -22,7 +22,7 @@ def test_each_has_the_parameters_and_macs_of_its_description() -> None:
     assert [name for name, _, _ in described] == list(ablations.ABLATIONS)
     networks = set()
     for name, parameters, macs in described:
-        network = network_config(read_experiment(f"configs/ablations.py:{name}"))
+        network = read_experiment(f"configs/ablations.py:{name}").network
         state = nnx.state(SeemoRe.abstract(network), nnx.Param)
         assert f"{sum(leaf.size for leaf in jax.tree.leaves(state)):,}" == parameters, name
         assert f"{network.macs(720, 1280) / 1e9:.2f}" == macs, name
@@ -45,7 +45,7 @@ def test_one_is_trained(tmp_path: Path) -> None:
         *(f"architecture.{field}" for field in small),
     )
     config = read_experiment("configs/ablations.py:topk_2", [f"--config.{field}" for field in fields])
-    assert network_config(config).topk == 2
+    assert config.network.topk == 2
     assert train(config, tmp_path / "run") == 0
     assert list(losses(tmp_path / "run")) == [1, 2]
     assert checkpoint_steps(tmp_path / "run") == [2]

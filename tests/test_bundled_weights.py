@@ -14,7 +14,7 @@ from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.evaluation.benchmark import Scores, bicubic_upscaler, evaluate_images
 from seemore_jax.network.config import SCALES
 from seemore_jax.porting.weights import BUNDLED
-from tests.release import to_nchw
+from tests.support.release import to_nchw
 
 # More images for a longer test: SEEMORE_IMAGES=5 is all of Set5.
 IMAGES = int(os.environ.get("SEEMORE_IMAGES", "1"))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import seemore_jax as sj
 from seemore_jax.data import read_image, write_image
 from seemore_jax.network.config import SCALES, VARIANTS
-from tests.release import ported, release_model, zeros
+from tests.support.release import ported, release_model, zeros
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,7 @@ def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
 _SEVERAL = """
 import json, os, sys
 import eval
-from seemore_jax.exit_status import run_script
+from seemore_jax.command_line.scripts import run_script
 
 for arguments in json.loads(sys.argv[1]):
     if os.fork() == 0:

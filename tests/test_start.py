@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import needs
+from tests.support import needs
 
 ROOT = Path(__file__).parents[1]
 
 _CHILD = "import os, signal; print(signal.getsignal(signal.SIGINT).__name__, sorted(os.environ))"
 _PARENT = f"""
 import subprocess, sys
-from tests.start import start_afresh
+from tests.support.start import start_afresh
 start_afresh()
 subprocess.run([sys.executable, "-c", {_CHILD!r}], check=True)
 """
@@ -51,7 +51,17 @@ def run(folder: Path, *options: str, **variables: str) -> subprocess.CompletedPr
     """The tests of _TESTS with what this conftest.py says of needs, where there is no Chromium."""
     (folder / "test_it.py").write_text(_TESTS)
     environment: Mapping[str, str] = {"PATH": "/nowhere", "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.needs", "-p", "no:cacheprovider", *options, "test_it.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.support.needs",
+        "-p",
+        "no:cacheprovider",
+        *options,
+        "test_it.py",
+    ]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 

@@ -24,9 +24,10 @@ from PIL import Image, ImageCms
 import seemore_jax as sj
 from seemore_jax import web
 from seemore_jax.command_line import main
-from seemore_jax.data.images import read_image, read_picture, write_image
+from seemore_jax.data.image_writing import write_image
+from seemore_jax.data.images import read_image, read_picture
 from seemore_jax.network import SeemoRe
-from tests.release import ported, release_model
+from tests.support.release import ported, release_model
 
 ROOT = Path(__file__).parents[1]
 SMALL = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)

@@ -22,10 +22,10 @@ from typing import Any
 import jax
 
 from seemore_jax.ahead_of_time.matrix_flops import equations
+from seemore_jax.ahead_of_time.program_cost import memory
 from seemore_jax.ahead_of_time.topologies import Topology
-from seemore_jax.errors import InputError
-from seemore_jax.files import replacing, user_cache
-from seemore_jax.program_cost import memory
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write, user_cache
 
 _VERSIONED = ("jax", "jaxlib", "libtpu")
 
@@ -178,7 +178,7 @@ def _kept(key: str) -> dict[str, Any] | None:
 
 def _keep(key: str, content: dict[str, Any]) -> None:
     try:
-        with replacing(user_cache("tpu") / f"{key}.json.gz") as temporary:
+        with atomic_write(user_cache("tpu") / f"{key}.json.gz") as temporary:
             temporary.write_bytes(gzip.compress(json.dumps(content).encode()))
     except (OSError, RuntimeError):
         return  # then it is compiled again

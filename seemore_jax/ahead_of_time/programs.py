@@ -6,48 +6,47 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
-from seemore_jax.devices import compiling_for
-from seemore_jax.experiment import network_config
 from seemore_jax.inference.runner import upscale_batch
 from seemore_jax.network import SeemoRe
+from seemore_jax.system.devices import compiling_for
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step
 
 Traced = Any  # jax.stages.Traced
 
 
-def trace_step(config: ConfigDict, devices: Sequence[jax.Device], batch_size: int) -> Traced:
+def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size: int) -> Traced:
     """The training step of an experiment, as `training.loop` has it, for TPUs.
 
     Args:
-      config: the experiment; its `batch_size` and `data_on_device` are not read: batches come from the hosts.
+      experiment: the experiment; its `batch_size` and `data_on_device` are not read: batches come from the hosts.
       devices: of a topology.
       batch_size: patches over all devices, a multiple of their number.
     """
     mesh = make_mesh(devices)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(experiment)
 
     def state(parameters: nnx.State) -> Any:
-        return initial_state(parameters, optimizer, average=config.ema_decay > 0, mesh=mesh)
+        return initial_state(parameters, optimizer, average=experiment.has_average, mesh=mesh)
 
     def images(side: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
 
     with compiling_for("tpu"):
-        graph, parameters = nnx.split(SeemoRe.abstract(network_config(config)))
-        step = make_train_step(graph, optimizer, mesh, accumulate=config.accumulate, ema_decay=config.ema_decay)
+        graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
+        step = make_train_step(graph, optimizer, mesh, accumulate=experiment.accumulate, ema_decay=experiment.ema_decay)
         stop = jax.ShapeDtypeStruct((len(devices),), jnp.float32)
-        lr, hr = images(config.patch_size), images(config.patch_size * config.scale)
+        lr, hr = images(experiment.patch_size), images(experiment.patch_size * experiment.scale)
         return step.trace(jax.eval_shape(state, parameters), lr, hr, stop)
 
 
-def trace_inference(config: ConfigDict, device: jax.Device, height: int, width: int) -> Traced:
+def trace_inference(experiment: Experiment, device: jax.Device, height: int, width: int) -> Traced:
     """What `upscale` runs for one RGB image of height × width on one TPU chip."""
     sharding = jax.sharding.SingleDeviceSharding(device)
     with compiling_for("tpu"):
-        graph, parameters = nnx.split(SeemoRe.abstract(network_config(config)))
+        graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
 
         def upscale(parameters: nnx.State, images: jax.Array) -> jax.Array:
             return upscale_batch(graph, parameters, images)

@@ -8,18 +8,17 @@ from typing import Any
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
 from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kernel_cycles
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
+from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
 from seemore_jax.ahead_of_time.roofline import Roofline, Scaled, all_reduce_seconds, largest_batch, roofline, scaled
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
-from seemore_jax.errors import InputError
-from seemore_jax.experiment import check_training, network_config, read_experiment
-from seemore_jax.files import replacing
 from seemore_jax.network import SeemoRe
-from seemore_jax.program_cost import Collective, program_cost
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write
+from seemore_jax.training.experiment import Experiment, read_experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +79,17 @@ def run(options: argparse.Namespace) -> None:
     """The command; its options are those of `command_line`."""
     topologies = [Topology(name) for name in options.topology]
     require_libtpu()
-    config = read_experiment(options.config, options.overrides)
+    experiment = read_experiment(options.config, options.overrides)
     reports = [
-        inference_report(config, one, *options.inference, kernels=options.kernels)
+        inference_report(experiment, one, *options.inference, kernels=options.kernels)
         if options.inference
-        else step_report(config, one, options.batch_per_chip, options.second_batch, kernels=options.kernels)
+        else step_report(experiment, one, options.batch_per_chip, options.second_batch, kernels=options.kernels)
         for one in topologies
     ]
     program = "inference of one image of {}×{}".format(*options.inference) if options.inference else "training step"
-    print(formatted(f"{_described(config)}: {program}", _parameter_bytes(config), reports))
+    print(formatted(f"{_described(experiment)}: {program}", _parameter_bytes(experiment), reports))
     if options.json:
-        with replacing(options.json) as temporary:
+        with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps([to_json(report) for report in reports], indent=2) + "\n")
 
 
@@ -106,12 +105,12 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def step_report(
-    config: ConfigDict, topology: Topology, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
+    experiment: Experiment, topology: Topology, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
 ) -> Report:
     """The training step of an experiment.
 
     Args:
-      config: the experiment.
+      experiment: the experiment.
       topology: where it is to run.
       batch_per_chip: patches for each chip; None for what `split_batch` makes of `config.batch_size`.
       second_batch: another number of patches for each chip, compiled too for the line through both.
@@ -120,18 +119,17 @@ def step_report(
     Raises:
       InputError: the configuration cannot run there, or the program does not fit.
     """
-    images = split_batch(config, topology.chips) if batch_per_chip is None else batch_per_chip
-    config = config.copy_and_resolve_references()
-    config.batch_size = images * topology.chips
-    check_training(config, topology.chips)
+    images = split_batch(experiment, topology.chips) if batch_per_chip is None else batch_per_chip
+    experiment = dataclasses.replace(experiment, batch_size=images * topology.chips)
+    experiment.check_devices(topology.chips)
     if second_batch == images:
         raise InputError(f"--second_batch must differ from the {images} images that are compiled first")
     devices = topology.devices()
-    traced = trace_step(config, devices, config.batch_size)
+    traced = trace_step(experiment, devices, experiment.batch_size)
     compiled = compile_traced(traced, topology)
     other = None
     if second_batch:
-        other = compile_traced(trace_step(config, devices, second_batch * topology.chips), topology).memory
+        other = compile_traced(trace_step(experiment, devices, second_batch * topology.chips), topology).memory
     largest = extrapolated(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
     return _report(topology, topology.chips, images, traced, compiled, kernels, *largest)
 
@@ -157,26 +155,26 @@ def extrapolated(
     return largest_batch(hbm_bytes - (occupied(memory) - round(per_image * images)), per_image), origin
 
 
-def inference_report(config: ConfigDict, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
+def inference_report(experiment: Experiment, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
     """Inference of one image of height × width on one chip.
 
     Raises:
       InputError: the program does not fit.
     """
-    traced = trace_inference(config, topology.devices()[0], height, width)
+    traced = trace_inference(experiment, topology.devices()[0], height, width)
     return _report(topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
 
 
-def split_batch(config: ConfigDict, chips: int) -> int:
+def split_batch(experiment: Experiment, chips: int) -> int:
     """Patches for each chip: `config.batch_size` split over all of them; one that is below their number is a chip's.
 
     Raises:
       InputError: it cannot be split evenly.
     """
-    if config.batch_size < chips:
-        return config.batch_size
-    check_training(config, chips)
-    return config.batch_size // chips
+    if experiment.batch_size < chips:
+        return experiment.batch_size
+    experiment.check_devices(chips)
+    return experiment.batch_size // chips
 
 
 def _report(
@@ -223,14 +221,14 @@ def _report(
     )
 
 
-def _described(config: ConfigDict) -> str:
-    network = network_config(config)
+def _described(experiment: Experiment) -> str:
+    network = experiment.network
     name = network.variant_name or "SeemoRe"
     return f"{name} ×{network.scale}, {network.compute_dtype}, precision {network.precision}"
 
 
-def _parameter_bytes(config: ConfigDict) -> int:
-    return sum(4 * leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network_config(config)))))
+def _parameter_bytes(experiment: Experiment) -> int:
+    return sum(4 * leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(experiment.network))))
 
 
 _ROWS: tuple[tuple[str, Callable[[Report], str]], ...] = (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jax
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 _GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

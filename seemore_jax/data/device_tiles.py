@@ -25,8 +25,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from seemore_jax.data.pipeline import Example, Source, decoded_pair, draw_place, sample_batches
-from seemore_jax.errors import InputError
-from seemore_jax.memory import free_memory
+from seemore_jax.system.errors import InputError, one_line
+from seemore_jax.system.memory import free_memory
 
 # What of a device's free memory the tiles may take. The rest is for the state and the activations of a step, whose
 # size only the compiled step knows.
@@ -292,8 +292,7 @@ def _lr_size(example: Example) -> tuple[int, int]:
         with Image.open(io.BytesIO(example["lr"])) as image:
             return image.height, image.width
     except Exception as error:  # nearly anything on damaged data
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"dataset: a damaged image ({detail}); prepare it again") from error
+        raise InputError(f"dataset: a damaged image ({one_line(error)}); prepare it again") from error
 
 
 def _free_memory() -> int:

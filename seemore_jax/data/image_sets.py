@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from seemore_jax.data.images import SUFFIXES, read_image, to_rgb8
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,23 +1,18 @@
-"""The one place where image files are read and written.
+"""Reading of image files; `image_writing` writes them.
 
 Pillow handles everything of 8 bits; 16-bit PNG and TIFF, which it cannot hold in colour, go through imagecodecs
 and tifffile.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import io
-import logging
 import math
 import os
-import re
 import stat
 import struct
-import threading
-import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -35,9 +30,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from seemore_jax.data.metadata import Metadata, add_to_png, add_to_tiff, pillow_options, tifffile_options
-from seemore_jax.errors import InputError
-from seemore_jax.files import replacing
+from seemore_jax.data.decoder_messages import decoder_warnings_off, libtiff_messages_off
+from seemore_jax.data.metadata import Metadata
+from seemore_jax.system.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # Beyond it a file is refused before it is decoded: a few bytes can claim any size.
@@ -56,18 +51,8 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Orientation, as a tag and what it takes to undo: steps along rows and columns, after a transpose from 5 on.
 _ORIENTATION = 0x0112
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
-_QUALITY: dict[str, Any] = {"quality": 95}
-_SAVE_OPTIONS = {".jpg": _QUALITY, ".jpeg": _QUALITY, ".webp": _QUALITY}
-_NO_ALPHA = (".jpg", ".jpeg", ".bmp")
-_SIXTEEN_BIT = (".png", ".tif", ".tiff")
-_LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 # Of JPEG: a bit at least for each block of 8×8.
 _MOST_PIXELS_PER_BYTE = 8 * 64
-_DECODERS = ("PIL", "tifffile", "imagecodecs")
-
-# They report what they find odd in a file; without a handler of the user's, that would go to the terminal.
-for _decoder in _DECODERS:
-    logging.getLogger(_decoder).addHandler(logging.NullHandler())
 
 
 class ImageError(InputError):
@@ -128,7 +113,7 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
     """A file's header, without decoding it; None if it cannot be read."""
     try:
         _require_file(Path(path))
-        with _no_warnings, _open(Path(path)) as image:
+        with decoder_warnings_off, _open(Path(path)) as image:
             return Header(*image.size, f"{image.format} {image.mode}")
     except Exception:  # as in `_read`
         return None
@@ -139,7 +124,7 @@ def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
         _require_file(path)
         with path.open("rb") as file:
             header = file.read(_PNG_BIT_DEPTH + 1)
-        with _no_warnings:
+        with decoder_warnings_off:
             if header.startswith(_PNG) and header[_PNG_BIT_DEPTH:] == b"\x10":
                 return _read_png16(path, max_pixels, single=single)
             if header.startswith(_TIFF):
@@ -155,8 +140,7 @@ def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
         raise ImageError(f"{path}: not a readable image (of no known format, or its header is damaged)") from error
     except Exception as error:
         # Decoders raise nearly anything on damaged data.
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise ImageError(f"{path}: not a readable image ({detail})") from error
+        raise ImageError(f"{path}: not a readable image ({one_line(error)})") from error
 
 
 def _require_file(path: Path) -> None:
@@ -164,85 +148,6 @@ def _require_file(path: Path) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ImageError(f"{path}: is a pipe, a socket or a device, not a file")
-
-
-class _WhileReading(contextlib.AbstractContextManager[None]):
-    """A setting of the whole process that is changed while any thread reads, and put back by the last one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._readers = 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._change()
-            self._readers += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._readers -= 1
-            if not self._readers:
-                self._put_back()
-
-    def _change(self) -> None:
-        raise NotImplementedError
-
-    def _put_back(self) -> None:
-        raise NotImplementedError
-
-
-class _NoWarnings(_WhileReading):
-    """Decoders warn of odd files; those that cannot be read raise.
-
-    `warnings.catch_warnings` would silence all other threads too, and does not nest across threads. This adds one
-    filter, for the decoders alone, and takes no other away.
-    """
-
-    _FILTER = ("ignore", None, Warning, re.compile(rf"({'|'.join(_DECODERS)}|seemore_jax\.data)\b"), 0)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._changed: list[list[Any]] = []
-
-    def _change(self) -> None:
-        filters: Any = warnings.filters
-        if filters[:1] != [self._FILTER]:  # whoever added a filter meanwhile has it before this one
-            filters.insert(0, self._FILTER)
-        if not any(filters is changed for changed in self._changed):
-            self._changed.append(filters)
-
-    def _put_back(self) -> None:
-        # Two lists or more where another thread is in `catch_warnings`, which works on a copy.
-        for filters in (*self._changed, cast(list[Any], warnings.filters)):
-            with contextlib.suppress(ValueError):  # no more of them
-                while True:
-                    filters.remove(self._FILTER)
-        self._changed.clear()
-
-
-class _SilentLibtiff(_WhileReading):
-    """The libtiff within Pillow prints what it finds odd; what Pillow raises is enough."""
-
-    _previous: int | None = None
-
-    def _change(self) -> None:
-        if not self._readers:
-            self._previous = _set_libtiff_handler(None)
-
-    def _put_back(self) -> None:
-        _set_libtiff_handler(self._previous)
-
-
-def _set_libtiff_handler(handler: int | None) -> int | None:
-    """Replaces the address of the function that reports errors; where libtiff cannot be reached, it goes on."""
-    with contextlib.suppress(AttributeError, OSError):
-        replace = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-        replace.restype, replace.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-        return replace(handler)
-    return None
-
-
-_no_warnings, _silent_libtiff = _NoWarnings(), _SilentLibtiff()
 
 
 def _open(path: Path) -> Image.Image:
@@ -266,73 +171,9 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def write_image(
-    path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"], metadata: Metadata | None = None
-) -> None:
-    """Writes an image of the kinds in a `Picture`, in the format that the suffix names.
-
-    The file appears only when it is complete. Of the metadata it gets what the format can hold: BMP holds the
-    resolution only, and only a profile that fits the image's colours is written.
-
-    Raises:
-      ImageError: the format is unknown or cannot hold 16 bits or transparency, or the path cannot be written.
-    """
-    path, metadata = Path(path), metadata or Metadata()
-    check_image_target(path, image)
-    image = np.ascontiguousarray(image)
-    try:
-        with replacing(path) as temporary:
-            _write(temporary, image, metadata)
-    except (OSError, ValueError) as error:  # the latter for sides that the format cannot have
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: cannot be written: {reason}") from error
-
-
-def _write(path: Path, image: np.ndarray, metadata: Metadata) -> None:
-    suffix = path.suffix.lower()
-    height, width = image.shape[:2]
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint16:
-        options = pillow_options(metadata, suffix, channels, width, height)
-        Image.fromarray(image).save(path, **_SAVE_OPTIONS.get(suffix, {}), **options)
-    elif suffix == ".png":
-        path.write_bytes(add_to_png(bytes(imagecodecs.png_encode(image)), metadata, channels, width, height))
-    else:
-        options = tifffile_options(metadata, channels)
-        photometric = "minisblack" if channels <= 2 else "rgb"
-        extra = ["unassalpha"] if channels in (2, 4) else None
-        planes = "contig" if channels > 1 else None
-        tifffile.imwrite(path, image, photometric=photometric, extrasamples=extra, planarconfig=planes, **options)
-        add_to_tiff(path, metadata, width, height)
-
-
-def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
-    """Raises ImageError if the format that the suffix of `path` names cannot hold images like this one."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ImageError(f"{path}: not an image format that can be written; use {', '.join(SUFFIXES)}")
-    if image.dtype == np.uint16 and not can_hold_16_bits(path):
-        raise ImageError(f"{path}: {suffix} cannot hold 16 bits; use .png or .tiff")
-    if image.shape[2:] in ((2,), (4,)) and not can_hold_alpha(path):
-        raise ImageError(f"{path}: {suffix} cannot hold transparency; use .png, .webp or .tiff")
-
-
-def can_hold_16_bits(path: str | os.PathLike[str]) -> bool:
-    """Whether the format that the suffix names holds 16 bits for each channel."""
-    return Path(path).suffix.lower() in _SIXTEEN_BIT
-
-
-def can_hold_alpha(path: str | os.PathLike[str]) -> bool:
-    """Whether the format that the suffix names holds transparency."""
-    return Path(path).suffix.lower() not in _NO_ALPHA
-
-
-def check_sides(path: str | os.PathLike[str], width: int, height: int) -> None:
-    """Raises ImageError if the format that the suffix names has no images of that size in pixels."""
-    suffix = Path(path).suffix.lower()
-    longest = _LONGEST_SIDE.get(suffix, 2**31 - 1)
-    if max(width, height) > longest:
-        raise ImageError(f"{path}: {width}×{height} is too large for {suffix}, whose sides end at {longest}; use .png")
+def has_alpha(image: UInt[np.ndarray, "h w *c"]) -> bool:
+    """Returns whether the last of an image's channels is transparency: it has two or four."""
+    return image.shape[2:] in ((2,), (4,))
 
 
 def to_8_bits(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
@@ -374,9 +215,9 @@ def _pixels(path: Path, image: Image.Image, metadata: Metadata) -> UInt[np.ndarr
         raise ImageError(f"{path}: more than 16 bits for each channel; convert it to 16 bits first")
     if image.mode == "CMYK":
         image = _cmyk_to_rgb(image, metadata.icc_profile)
-    has_alpha = image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info
+    transparent = image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info
     is_grey = image.mode in ("1", "L", "LA", "La")
-    mode = {(False, False): "RGB", (False, True): "RGBA", (True, False): "L", (True, True): "LA"}[is_grey, has_alpha]
+    mode = {(False, False): "RGB", (False, True): "RGBA", (True, False): "L", (True, True): "LA"}[is_grey, transparent]
     return _as_array(image, mode)
 
 
@@ -445,7 +286,7 @@ def _read_png16(path: Path, max_pixels: int, *, single: bool) -> Picture:
 
 
 def _read_tiff(path: Path, max_pixels: int, *, single: bool) -> Picture:
-    with _silent_libtiff:
+    with libtiff_messages_off:
         picture = _read_tiff16(path, max_pixels, single=single)
         return _read_pillow(path, max_pixels, single=single) if picture is None else picture
 

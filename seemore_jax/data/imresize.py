@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 if TYPE_CHECKING:
     import scipy.sparse

@@ -25,7 +25,7 @@ from PIL import Image
 
 from seemore_jax.data.datasets import BUILDERS
 from seemore_jax.data.images import to_rgb8
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError, one_line
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INFO_FILE = "dataset_info.json"
@@ -77,7 +77,7 @@ class TfdsSource:
         except Exception as error:
             # TFDS raises nearly anything on damaged data.
             raise InputError(
-                f"{folder}: not a dataset with random access to a split train ({_one_line(error)})"
+                f"{folder}: not a dataset with random access to a split train ({one_line(error)})"
             ) from error
 
     def _require_image_features(self, info: tfds.core.DatasetInfo) -> None:
@@ -92,7 +92,7 @@ class TfdsSource:
         try:
             example = self._source[index]
         except Exception as error:
-            raise InputError(f"{self._folder}: damaged ({_one_line(error)}); remove it and prepare it again") from error
+            raise InputError(f"{self._folder}: damaged ({one_line(error)}); remove it and prepare it again") from error
         return Example(lr=example["lr"], hr=example["hr"])
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[Path]]:
@@ -327,8 +327,4 @@ def _decode(data: bytes) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except Exception as error:
         # Decoders raise nearly anything on damaged data.
-        raise InputError(f"dataset: a damaged image ({_one_line(error)}); prepare it again") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"dataset: a damaged image ({one_line(error)}); prepare it again") from error

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from seemore_jax.data.datasets import BUILDERS, SCALES, Div2k, ImageFolder, PairedImages
 from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember, complaints
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 
 def prepare(

@@ -8,8 +8,8 @@ from jaxtyping import UInt8
 
 from seemore_jax.data.image_sets import ImagePair
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
 from seemore_jax.evaluation.metrics import psnr, ssim
+from seemore_jax.system.errors import InputError
 
 # The baseline's name, as an argument and in tables.
 BICUBIC = "bicubic"

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 _PEAK = 255.0
 _BT601 = np.array([65.481, 128.553, 24.966]) / 255

@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from seemore_jax.data.image_sets import ImagePair, ImageSet
-from seemore_jax.data.images import read_image, to_rgb8, write_image
-from seemore_jax.errors import InputError
+from seemore_jax.data.image_writing import write_image
+from seemore_jax.data.images import read_image, to_rgb8
 from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_image
-from seemore_jax.evaluation.spread import spread
-from seemore_jax.files import replacing
+from seemore_jax.system.device_map import map_over_devices
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write
 
 _CROP = 96  # HR pixels on each side of a crop in the figure
 _ROWS = 6  # images in the figure
@@ -85,7 +86,7 @@ def evaluate_to_folder(
     is_first = jax.process_index() == 0
     figures = {}
     with tqdm(total=len(items), unit="image", desc="evaluating", disable=None if is_first else True) as progress:
-        for item, found in spread(measure, len(items)):
+        for item, found in map_over_devices(measure, len(items)):
             figures[item] = found
             progress.update()
     results = {image_set.name: SetScores({}, {}) for image_set in sets}
@@ -94,10 +95,10 @@ def evaluate_to_folder(
         results[set_name].images[pair.name] = Scores(psnr, ssim)
         results[set_name].bicubic_images[pair.name] = Scores(*bicubic)
     if is_first:
-        with replacing(output / "results.json") as temporary:
+        with atomic_write(output / "results.json") as temporary:
             temporary.write_text(json.dumps(to_json(results, scale, weights), indent=2) + "\n")
         crops = [_crop(pair, scale, _sr_path(output, name, pair.name), method) for name, pair in items[:_ROWS]]
-        with replacing(output / "comparison.png") as temporary:
+        with atomic_write(output / "comparison.png") as temporary:
             comparison_figure(crops).savefig(temporary, dpi=100)
     return results
 

@@ -12,9 +12,9 @@ import importlib.util
 import os
 from pathlib import Path
 
-from seemore_jax.errors import InputError
-from seemore_jax.files import replacing
 from seemore_jax.network import SeemoRe
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write
 
 # The package that writes a format, and the extra that installs it.
 _NEEDS = {".stablehlo": ("flatbuffers", "stablehlo"), ".onnx": ("onnx", "onnx")}
@@ -39,7 +39,7 @@ def export(model: SeemoRe, path: str | os.PathLike[str]) -> None:
 
         content = to_stablehlo(model)
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error

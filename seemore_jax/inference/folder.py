@@ -14,25 +14,28 @@ import jax
 import numpy as np
 from jaxtyping import UInt
 
+from seemore_jax.data.image_writing import (
+    can_hold_16_bits,
+    can_hold_alpha,
+    check_image_target,
+    check_sides,
+    write_image,
+)
 from seemore_jax.data.images import (
     MAX_PIXELS,
     Header,
     ImageError,
     Picture,
-    can_hold_16_bits,
-    can_hold_alpha,
-    check_image_target,
-    check_sides,
+    has_alpha,
     read_header,
     read_picture,
     to_8_bits,
-    write_image,
 )
-from seemore_jax.errors import InputError
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.jobs import Job
 from seemore_jax.inference.upscaling import Upscaled, check_outscale, upscale_images
-from seemore_jax.inference.watch import Watch
 from seemore_jax.network import Routing, SeemoRe
+from seemore_jax.system.errors import InputError
 
 # Of a batch, in LR pixels and in images: enough to keep a device busy, little beside what one large image takes.
 _BATCH_PIXELS = 2**18
@@ -52,7 +55,7 @@ class Settings:
       flatten: lay transparent images on white.
       eight_bit: write 16-bit images in 8 bits.
       overwrite: make outputs again that exist.
-      tile: rows of the strips in which large images are upscaled; 0: whole images; None: by their size.
+      strip_rows: rows of the strips in which large images are upscaled; 0: whole images; None: by their size.
       max_pixels: refuse files that claim more.
     """
 
@@ -61,7 +64,7 @@ class Settings:
     flatten: bool = False
     eight_bit: bool = False
     overwrite: bool = False
-    tile: int | None = None
+    strip_rows: int | None = None
     max_pixels: int = MAX_PIXELS
 
 
@@ -115,12 +118,12 @@ def upscale_files(
     todo = []
     for job in jobs:
         if job.error is not None:
-            yield Outcome(job, "failed", error=_one_line(job.error))
+            yield Outcome(job, "failed", error=" ".join(job.error.split()))
         elif job.target.exists() and not settings.overwrite:
             yield Outcome(job, "skipped")
         else:
             todo.append(job)
-    for batch, size in _batches(todo, alone=bool(settings.tile)):
+    for batch, size in _batches(todo, alone=bool(settings.strip_rows)):
         yield from _upscale_batch(model, batch, size, settings, progress)
 
 
@@ -166,7 +169,7 @@ def _upscale_alike(
 
     first = pairs[0][0]
     notes: list[str] = []
-    watch = Watch(lambda share: progress(first, share), notes.append)
+    callbacks = Callbacks(lambda share: progress(first, share), notes.append)
 
     def upscaled() -> list[Upscaled]:
         images = [picture.pixels for _, picture in pairs]
@@ -176,8 +179,8 @@ def _upscale_alike(
             outscale=settings.outscale,
             ensemble=settings.ensemble,
             batch_size=size,
-            tile=settings.tile,
-            watch=watch,
+            strip_rows=settings.strip_rows,
+            callbacks=callbacks,
         )
 
     results = _try(first, upscaled)
@@ -207,23 +210,19 @@ def _try(job: Job, action: Any) -> Any:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = f"{job.source}: out of memory on the device"
-    return Outcome(job, "failed", error=_one_line(reason))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return Outcome(job, "failed", error=" ".join(reason.split()))
 
 
 def _read(job: Job, scale: int, settings: Settings) -> Picture:
     """The picture of a job, after checking that its output can be written as it will be."""
     picture = read_picture(job.source, settings.max_pixels)
     pixels = picture.pixels
-    if _has_alpha(pixels) and not can_hold_alpha(job.target) and _is_opaque(pixels):
+    if has_alpha(pixels) and not can_hold_alpha(job.target) and _is_opaque(pixels):
         pixels = _without_alpha(pixels)  # nothing is lost
     written = _reduce(pixels[:1, :1], settings)
     if written.dtype == np.uint16 and not can_hold_16_bits(job.target):
         raise ImageError(f"{job.source}: has 16 bits, which {job.target.suffix} cannot hold; --8bit reduces them to 8")
-    if _has_alpha(written) and not can_hold_alpha(job.target):
+    if has_alpha(written) and not can_hold_alpha(job.target):
         raise ImageError(
             f"{job.source}: has transparency, which {job.target.suffix} cannot hold; --flatten lays it on white"
         )
@@ -244,7 +243,7 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 
 def _reduce(image: UInt[np.ndarray, "h w *c"], settings: Settings) -> UInt[np.ndarray, "h w *d"]:
     """Flattens and rounds to 8 bits, as far as the settings ask for it."""
-    if settings.flatten and _has_alpha(image):
+    if settings.flatten and has_alpha(image):
         image = flatten(image)
     return to_8_bits(image) if settings.eight_bit else image
 
@@ -255,10 +254,6 @@ def flatten(image: UInt[np.ndarray, "h w c"]) -> UInt[np.ndarray, "h w *d"]:
     alpha = image[..., -1:].astype(np.float32) / peak
     color = np.round(image[..., :-1] * alpha + peak * (1 - alpha)).clip(0, peak).astype(image.dtype)
     return color[..., 0] if color.shape[-1] == 1 else color
-
-
-def _has_alpha(image: np.ndarray) -> bool:
-    return image.shape[2:] in ((2,), (4,))
 
 
 def _is_opaque(image: np.ndarray) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from seemore_jax.data.images import SUFFIXES, ImageError
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 _LONGEST_NAME = 255  # bytes; of the usual file systems
 

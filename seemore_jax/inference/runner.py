@@ -17,11 +17,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Num, UInt
 
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.pixels import from_float, to_float
 from seemore_jax.inference.strips import halo, map_bytes, upscale_in_strips
-from seemore_jax.inference.watch import Watch
-from seemore_jax.memory import free_memory
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
+from seemore_jax.system.memory import free_memory
 
 # Feature maps that exist at once: of the whole image, measured on a CPU, and of a strip.
 _MAPS_OF_WHOLE = 8
@@ -41,8 +41,8 @@ def run(
     images: UInt[np.ndarray, "n h w d"],
     *,
     dtype: np.dtype | type | None = None,
-    tile: int | None = None,
-    watch: Watch | None = None,
+    strip_rows: int | None = None,
+    callbacks: Callbacks | None = None,
 ) -> tuple[Num[np.ndarray, "n sh sw c"], Routing]:
     """Upscales a batch of grey (d = 1) or RGB (d = 3) images of one size.
 
@@ -50,31 +50,31 @@ def run(
       model: any SeemoRe.
       images: uint8 or uint16, over the type's whole range.
       dtype: of the result, if not that of the images: float32 is the network's own values, of three channels.
-      tile: rows of the strips in which an image is upscaled; 0: not in strips. By default those that are large for
-        the device's memory are.
-      watch: told what is done.
+      strip_rows: height of the strips in which an image is upscaled, in LR pixels; 0: never in strips. By default,
+        images that are large for the device's memory are upscaled in strips.
+      callbacks: called while a large image is upscaled.
 
     Returns:
       The images, s times as large, and their routing.
 
     Within `jax.default_device` everything is computed on that device alone.
     """
-    dtype, watch = np.dtype(dtype or images.dtype), watch or Watch()
+    dtype, callbacks = np.dtype(dtype or images.dtype), callbacks or Callbacks()
     config, pixels = model.config, math.prod(images.shape[1:3])
-    if len(images) > 1 or tile == 0:
+    if len(images) > 1 or strip_rows == 0:
         return _run_whole(model, images, dtype)
     several = _chosen_device() is None and jax.local_device_count() > 1
-    if tile is None and pixels >= _SPLIT_PIXELS and several:
+    if strip_rows is None and pixels >= _SPLIT_PIXELS and several:
         attempt = functools.partial(run_split, model, images[0], dtype)
-    elif tile is None and _MAPS_OF_WHOLE * pixels * _pixel_bytes(config) <= _budget():
+    elif strip_rows is None and _MAPS_OF_WHOLE * pixels * _pixel_bytes(config) <= _budget():
         attempt = functools.partial(_run_whole, model, images, dtype)
     else:
-        return _run_strips(model, images[0], dtype, tile, watch)
+        return _run_strips(model, images[0], dtype, strip_rows, callbacks)
     try:
         return attempt()
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         _require_out_of_memory(error)
-    return _run_strips(model, images[0], dtype, None, watch)
+    return _run_strips(model, images[0], dtype, None, callbacks)
 
 
 def upscale_batch(
@@ -135,26 +135,26 @@ def _split_program(rows: NamedSharding, replicated: NamedSharding) -> Callable[.
 
 
 def _run_strips(
-    model: SeemoRe, image: UInt[np.ndarray, "h w d"], dtype: np.dtype, tile: int | None, watch: Watch
+    model: SeemoRe, image: UInt[np.ndarray, "h w d"], dtype: np.dtype, strip_rows: int | None, callbacks: Callbacks
 ) -> tuple[Num[np.ndarray, "1 sh sw c"], Routing]:
-    """In strips of `tile` rows, or as many as there is memory for; in fewer where that proves too much."""
+    """In strips of `strip_rows` rows, or as many as there is memory for; in fewer where that proves too much."""
     config = model.config
     needed = map_bytes(config, *image.shape[:2])
     in_file = needed > _SHARE_OF_MEMORY * free_memory()
     if in_file:
-        watch.note(f"{needed / 1e9:.1f} GB of feature maps go to a temporary file, which is slower")
-    rows = tile or int(_budget() / (_MAPS_OF_STRIP * image.shape[1] * _pixel_bytes(config))) - 2 * halo(config)
+        callbacks.note(f"{needed / 1e9:.1f} GB of feature maps go to a temporary file, which is slower")
+    rows = strip_rows or int(_budget() / (_MAPS_OF_STRIP * image.shape[1] * _pixel_bytes(config))) - 2 * halo(config)
     rows = max(_FEWEST_ROWS, min(rows, image.shape[0]))
     while True:
         try:
-            sr, routing = upscale_in_strips(model, image, rows, dtype=dtype, in_file=in_file, watch=watch)
+            sr, routing = upscale_in_strips(model, image, rows, dtype=dtype, in_file=in_file, callbacks=callbacks)
             return sr[None], routing
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             _require_out_of_memory(error)
             if rows <= _FEWEST_ROWS:
                 raise
         rows //= 2
-        watch.note(f"out of memory: going on with strips of {rows} rows")
+        callbacks.note(f"out of memory: going on with strips of {rows} rows")
 
 
 def _pixel_bytes(config: SeemoReConfig) -> int:

@@ -10,7 +10,7 @@ Both are known only when the group's first steps have been done everywhere. So t
 Between the sweeps two feature maps of the whole image are kept, outside the device: the group's input x, and its
 embedded features, from which local features and context are made a second time: to keep them, too, would take longer.
 A strip is computed with `halo` rows of its neighbours on each side: as far as a sweep's convolutions see. The network
-is that of `seemore_jax.network`, in the steps of `Stages`.
+is that of `seemore_jax.network`, in the steps of `NetworkSteps`.
 """
 
 import functools
@@ -26,14 +26,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Num, UInt
 
-from seemore_jax.errors import InputError
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.pixels import from_float, to_float
-from seemore_jax.inference.watch import Watch
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
-from seemore_jax.network.extent import Extent
-from seemore_jax.network.implementations import Stages, chosen_stages
-from seemore_jax.network.implementations.plain import stack_routings
-from seemore_jax.network.seemore import ResidualGroup
+from seemore_jax.network.implementations import NetworkSteps, chosen_steps
+from seemore_jax.network.seemore import ResidualGroup, stack_routings
+from seemore_jax.network.valid_region import ValidRegion
+from seemore_jax.system.errors import InputError
 
 # Of a strip's beginning, so that the context's first reduction meets the same rows as in the whole image.
 _ALIGNMENT = 4
@@ -44,7 +43,7 @@ _MAPS = 2  # that are kept: x, and the embedded features
 TIE = 1e-5
 
 # (N, H, W, C) of the network, or lines of an implementation's own layout.
-Map = Num[np.ndarray, "1 rows ..."]
+RowsOfMap = Num[np.ndarray, "1 rows ..."]
 
 
 def halo(config: SeemoReConfig) -> int:
@@ -68,7 +67,7 @@ class Strip(NamedTuple):
     begin: int
     end: int
     first: int
-    extent: Extent
+    region: ValidRegion
 
 
 def upscale_in_strips(
@@ -78,7 +77,7 @@ def upscale_in_strips(
     *,
     dtype: np.dtype | type = np.uint8,
     in_file: bool = False,
-    watch: Watch | None = None,
+    callbacks: Callbacks | None = None,
 ) -> tuple[Num[np.ndarray, "sh sw c"], Routing]:
     """Upscales a grey (d = 1) or RGB (d = 3) image strip by strip.
 
@@ -87,8 +86,8 @@ def upscale_in_strips(
       image: uint8 or uint16, over the type's whole range, of any size.
       rows: of a strip, in LR pixels; rounded up to a multiple of 4.
       dtype: of the result: uint8, uint16, or float32 for the network's own values, then always of three channels.
-      in_file: keep the feature maps in a temporary file in place of memory.
-      watch: told what is done.
+      in_file: keep the feature maps in a temporary file in layout of memory.
+      callbacks: told what is done.
 
     Returns:
       The image, s times as large, and the routing of one image.
@@ -100,7 +99,7 @@ def upscale_in_strips(
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
     if any(missing):
         image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), in_file, watch or Watch()).run()
+    sr, routing = _Sweeps(model, image, rows, np.dtype(dtype), in_file, callbacks or Callbacks()).run()
     scale = model.config.scale
     return sr[: height * scale, : width * scale], routing
 
@@ -115,10 +114,10 @@ class _Sweeps:
         rows: int,
         dtype: np.dtype,
         in_file: bool,
-        watch: Watch,
+        callbacks: Callbacks,
     ) -> None:
         config = self._config = model.config
-        self._image, self._dtype, self._watch = image, dtype, watch
+        self._image, self._dtype, self._callbacks = image, dtype, callbacks
         self._height, self._width = image.shape[:2]
         rows = min(_round_up(max(rows, 1), _ALIGNMENT), _round_up(self._height, _ALIGNMENT))
         self._strips = list(_strips(self._height, self._width, rows, halo(config)))
@@ -129,7 +128,7 @@ class _Sweeps:
         self._done = 0
         self._put_off: Callable[[], None] = lambda: None
         strip = self._strips[0]
-        kept = jax.eval_shape(_first, self._graph, self._parameters, self._window_of_image(strip), strip.extent)[:_MAPS]
+        kept = jax.eval_shape(_first, self._graph, self._parameters, self._window_of_image(strip), strip.region)[:_MAPS]
         self._maps = tuple(_FeatureMap(self._height, window, halo(config), in_file) for window in kept)
 
     def run(self) -> tuple[np.ndarray, Routing]:
@@ -137,7 +136,7 @@ class _Sweeps:
         self._begin_group()
         for strip in self._strips:
             window = self._window_of_image(strip)
-            results = _first(self._graph, self._parameters, window, strip.extent)
+            results = _first(self._graph, self._parameters, window, strip.region)
             self._later(self._keep, strip, results)
         self._end_sweep()
         routing, summary = self._route(0)
@@ -147,7 +146,7 @@ class _Sweeps:
             for strip, maps in self._sweep():
                 how = self._group_graph, self._config, self._shape
                 parameters = self._groups[index - 1], self._groups[index]
-                results = _middle(*how, *parameters, maps, summary, routing, strip.extent)
+                results = _middle(*how, *parameters, maps, summary, routing, strip.region)
                 self._later(self._keep, strip, results)
             self._end_sweep()
             routing, summary = self._route(index)
@@ -161,7 +160,7 @@ class _Sweeps:
         rows, columns = _round_up(self._height // reduction, _STEP), self._shape[1] // reduction
         self._reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
 
-    def _sweep(self) -> Iterator[tuple[Strip, tuple[Map, ...]]]:
+    def _sweep(self) -> Iterator[tuple[Strip, tuple[RowsOfMap, ...]]]:
         """The strips, each with its windows of the maps; alternately downwards and upwards, as the maps need it."""
         for strip in self._strips if self._maps[0].downwards else reversed(self._strips):
             yield strip, tuple(feature_map.window(strip.first) for feature_map in self._maps)
@@ -196,9 +195,9 @@ class _Sweeps:
     def _route(self, index: int) -> tuple[Routing, Array]:
         """What the whole image decides."""
         mean = jnp.asarray(self._total / (self._height * self._width), jnp.float32)
-        extent = Extent.of(self._height, self._width)
+        region = ValidRegion.of(self._height, self._width)
         how = self._group_graph, self._config, self._shape
-        routing, summary = _route(*how, self._groups[index], mean, self._reduced, extent)
+        routing, summary = _route(*how, self._groups[index], mean, self._reduced, region)
         self._report_tie(index, np.asarray(routing.probabilities[0]))
         return routing, summary
 
@@ -208,7 +207,7 @@ class _Sweeps:
             return
         chosen, other = np.sort(probabilities.astype(np.float64))[::-1][topk - 1 : topk + 1]
         if other > chosen * np.exp(-TIE):  # their logits differ by the logarithm of their ratio
-            self._watch.note(
+            self._callbacks.note(
                 f"layer {index + 1}: two experts are equally probable to within {TIE:g}, so that another way to "
                 "compute, such as the whole image at once, may choose the other"
             )
@@ -218,7 +217,7 @@ class _Sweeps:
         channels = 3 if self._dtype == np.float32 else self._image.shape[2]
         sr = np.empty((self._height * scale, self._width * scale, channels), self._dtype)
         for strip, maps in self._sweep():
-            window = self._window_of_image(strip), maps, summary, routing, strip.extent
+            window = self._window_of_image(strip), maps, summary, routing, strip.region
             self._later(self._put, strip, sr, _last(self._graph, self._dtype.name, self._parameters, *window))
         self._end_sweep()
         return sr
@@ -236,7 +235,7 @@ class _Sweeps:
 
     def _tell(self) -> None:
         self._done += 1
-        self._watch.progress(self._done / (len(self._strips) * (len(self._groups) + 1)))
+        self._callbacks.progress(self._done / (len(self._strips) * (len(self._groups) + 1)))
 
 
 class _FeatureMap:
@@ -261,7 +260,7 @@ class _FeatureMap:
         """The order in which strips are to be replaced."""
         return self._next < self._offset
 
-    def window(self, first: int) -> Map:
+    def window(self, first: int) -> RowsOfMap:
         """Old rows, without copying; where the memory is aligned, JAX on a CPU does not copy them either."""
         begin = self._offset + first
         return self._rows[None, begin : begin + self._window_rows]
@@ -300,7 +299,9 @@ def _strips(height: int, width: int, rows: int, halo: int) -> Iterator[Strip]:
     for begin in range(0, height, rows):
         end, first = min(begin + rows, height), max(0, begin - halo)
         bottom = min(end + halo, height)
-        yield Strip(begin, end, first, Extent.part(bottom - first, width, first, height, begin - first, end - first))
+        yield Strip(
+            begin, end, first, ValidRegion.part(bottom - first, width, first, height, begin - first, end - first)
+        )
 
 
 def _round_up(number: int, step: int) -> int:
@@ -309,12 +310,12 @@ def _round_up(number: int, step: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _first(
-    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, image: UInt[Array, "1 h w d"], extent: Extent
+    graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, image: UInt[Array, "1 h w d"], region: ValidRegion
 ) -> tuple[Array, ...]:
     model = nnx.merge(graph, parameters)
-    stages = chosen_stages(model.config)
-    place = stages.place(image.shape[1:3], model.config, extent)
-    return _begun(stages, model.groups[0], stages.extract(model, to_float(image), place), place)
+    steps = chosen_steps(model.config)
+    layout = steps.image_layout(image.shape[1:3], model.config, region)
+    return _begun(steps, model.groups[0], steps.extract(model, to_float(image), layout), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -327,12 +328,12 @@ def _middle(
     maps: tuple[Array, Array],
     summary: Array,
     routing: Routing,
-    extent: Extent,
+    region: ValidRegion,
 ) -> tuple[Array, ...]:
-    stages = chosen_stages(config)
-    place = stages.place(shape, config, extent)
-    x = stages.modulate(nnx.merge(graph, finished), *maps, summary, routing, place)
-    return _begun(stages, nnx.merge(graph, begun), x, place)
+    steps = chosen_steps(config)
+    layout = steps.image_layout(shape, config, region)
+    x = steps.modulate(nnx.merge(graph, finished), *maps, summary, routing, layout)
+    return _begun(steps, nnx.merge(graph, begun), x, layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -344,13 +345,13 @@ def _last(
     maps: tuple[Array, Array],
     summary: Array,
     routing: Routing,
-    extent: Extent,
+    region: ValidRegion,
 ) -> Num[Array, "1 sh sw e"]:
     model = nnx.merge(graph, parameters)
-    stages = chosen_stages(model.config)
-    place = stages.place(image.shape[1:3], model.config, extent)
-    x = stages.modulate(model.groups[-1], *maps, summary, routing, place)
-    sr = stages.reconstruct(model, x, stages.extract(model, to_float(image), place), place)
+    steps = chosen_steps(model.config)
+    layout = steps.image_layout(image.shape[1:3], model.config, region)
+    x = steps.modulate(model.groups[-1], *maps, summary, routing, layout)
+    sr = steps.reconstruct(model, x, steps.extract(model, to_float(image), layout), layout)
     return from_float(sr, np.dtype(dtype), image.shape[3])
 
 
@@ -362,16 +363,16 @@ def _route(
     parameters: nnx.State,
     mean: Float[Array, "1 c"],
     reduced: Float[Array, "1 h w c"],
-    image: Extent,
+    image: ValidRegion,
 ) -> tuple[Routing, Array]:
     """The routing, and the context's summary, for strips of that shape."""
-    group, stages = nnx.merge(graph, parameters), chosen_stages(config)
+    group, steps = nnx.merge(graph, parameters), chosen_steps(config)
     mixture = group.rank_modulating.mixture_block.mixture
-    summary = stages.summarize(group, reduced, stages.place(shape, config, image))
+    summary = steps.summarize(group, reduced, steps.image_layout(shape, config, image))
     return mixture.route(mixture.router.choose(mean)), summary
 
 
-def _begun(stages: Stages, group: ResidualGroup, x: Array, place: object) -> tuple[Array, ...]:
+def _begun(steps: NetworkSteps, group: ResidualGroup, x: Array, layout: object) -> tuple[Array, ...]:
     """What is kept of the first steps of a group: the maps, the features' sum, and the reduced context."""
-    embedded = stages.embed(group, x, place)
-    return x, embedded, *stages.survey(group, embedded, place)
+    embedded = steps.embed(group, x, layout)
+    return x, embedded, *steps.global_statistics(group, embedded, layout)

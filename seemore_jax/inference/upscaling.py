@@ -1,20 +1,21 @@
 """Upscaling of integer images: any of 8 or 16 bits, grey or colour, with or without transparency."""
 
+import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float32, UInt
 
-from seemore_jax.data.images import to_8_bits
+from seemore_jax.data.images import has_alpha, to_8_bits
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.ensemble import self_ensemble
 from seemore_jax.inference.pixels import from_float
 from seemore_jax.inference.runner import run
-from seemore_jax.inference.watch import Watch
 from seemore_jax.network import Routing, SeemoRe
+from seemore_jax.system.errors import InputError
 
 # Beyond this many times the network's own factor, enlarging only costs memory.
 _MOST_ENLARGED = 4
@@ -33,8 +34,9 @@ def upscale(
     *,
     outscale: float | None = None,
     ensemble: bool = False,
-    tile: int | None = None,
-    watch: Watch | None = None,
+    strip_rows: int | None = None,
+    callbacks: Callbacks | None = None,
+    **old_names: Any,
 ) -> UInt[np.ndarray, "sh sw *c"]:
     """Upscales one image, of any size: a large one in strips, or split over the devices, with the same result.
 
@@ -47,9 +49,11 @@ def upscale(
       outscale: another factor than the model's: its output is resized bicubically, with antialiasing where that
         shrinks it. Sides are rounded up.
       ensemble: average over eight flips and transposes, for eight times the time.
-      tile: rows of the strips in which the image is upscaled; 0: the whole at once, whatever memory that takes. By
-        default that depends on its size.
-      watch: told how far a large image is, and what there is to know about it.
+      strip_rows: height of the strips in which the image is upscaled, in LR pixels; 0: never in strips, whatever
+        memory that takes. By default, it depends on the size of the image.
+      callbacks: called while a large image is upscaled, with the progress and with notes.
+      old_names: `tile` for `strip_rows` and `watch` for `callbacks`, the names of version 0.1; they go with the next
+        release.
 
     Returns:
       An image of s times the size, of the same type and channels, rounded and clipped. Alpha is enlarged
@@ -61,9 +65,23 @@ def upscale(
 
     Programs are compiled for each type and channel count, and for one in some dozen image sizes.
     """
+    strip_rows, callbacks = _renamed(old_names, tile=strip_rows, watch=callbacks)
     image = np.asarray(image)
-    (upscaled,) = upscale_images(model, [image], outscale=outscale, ensemble=ensemble, tile=tile, watch=watch)
+    (upscaled,) = upscale_images(
+        model, [image], outscale=outscale, ensemble=ensemble, strip_rows=strip_rows, callbacks=callbacks
+    )
     return upscaled.image
+
+
+def _renamed(given: dict[str, Any], **values: Any) -> tuple[Any, ...]:
+    """Returns the values, replaced by those that are given under their old names; warns about these."""
+    for name in given:
+        if name not in values:
+            raise TypeError(f"upscale() got an unexpected keyword argument {name!r}")
+        new = {"tile": "strip_rows", "watch": "callbacks"}[name]
+        message = f"upscale({name}=…) is now upscale({new}=…); the old name goes with the next release"
+        warnings.warn(message, FutureWarning, stacklevel=3)
+    return tuple((values | given).values())
 
 
 def upscale_images(
@@ -73,13 +91,13 @@ def upscale_images(
     outscale: float | None = None,
     ensemble: bool = False,
     batch_size: int = 0,
-    tile: int | None = None,
-    watch: Watch | None = None,
+    strip_rows: int | None = None,
+    callbacks: Callbacks | None = None,
 ) -> list[Upscaled]:
     """Upscales images of one shape and type, as `upscale` does each, in one batch.
 
     Args:
-      model, outscale, ensemble, tile, watch: as for `upscale`.
+      model, outscale, ensemble, strip_rows, callbacks: as for `upscale`.
       images: at least one.
       batch_size: fill the batch up to this many, so that a smaller one needs no program of its own.
 
@@ -96,7 +114,7 @@ def upscale_images(
     dtype, resize = colors.dtype, outscale is not None and outscale != scale
     if resize and dtype == np.uint8:
         colors = colors.astype(np.uint16) * np.uint16(257)  # rounded to 8 bits once, at the end
-    upscaled, routing = _upscale_colors(model, colors, ensemble, batch_size, tile, watch)
+    upscaled, routing = _upscale_colors(model, colors, ensemble, batch_size, strip_rows, callbacks)
     if resize and outscale is not None:
         upscaled = [imresize(color, outscale / scale) for color in upscaled]
         upscaled = [to_8_bits(color) if dtype == np.uint8 else color for color in upscaled]
@@ -130,13 +148,9 @@ def _check_image(image: np.ndarray) -> None:
         raise InputError(f"upscale takes an image (H, W) or (H, W, 1 | 2 | 3 | 4), not {image.shape}")
 
 
-def _has_alpha(image: np.ndarray) -> bool:
-    return image.shape[2:] in ((2,), (4,))
-
-
 def _color(image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarray, "h w d"]:
     """What the network is to see: one channel or three, without alpha."""
-    if _has_alpha(image):
+    if has_alpha(image):
         return _fill_hidden(image[..., :-1], image[..., -1] > 0)
     return image.reshape(*image.shape[:2], -1)
 
@@ -145,7 +159,7 @@ def _join(
     color: UInt[np.ndarray, "sh sw d"], image: UInt[np.ndarray, "h w *c"], factor: float
 ) -> UInt[np.ndarray, "sh sw *c"]:
     """Upscaled colours in the channels of the image that they are of, with its alpha enlarged by `factor`."""
-    if not _has_alpha(image):
+    if not has_alpha(image):
         return color.reshape(*color.shape[:2], *image.shape[2:])
     alpha = _fit(imresize(image[..., -1], factor), *color.shape[:2])
     return np.concatenate([color, alpha[..., None]], axis=-1)
@@ -162,23 +176,23 @@ def _upscale_colors(
     images: UInt[np.ndarray, "n h w d"],
     ensemble: bool,
     batch_size: int,
-    tile: int | None,
-    watch: Watch | None,
+    strip_rows: int | None,
+    callbacks: Callbacks | None,
 ) -> tuple[list[UInt[np.ndarray, "sh sw d"]], Routing]:
     """Upscales a batch of grey (d = 1) or RGB (d = 3) images; with their routing, the one of the images unturned."""
     count = len(images)
     images = np.concatenate([images, np.repeat(images[-1:], max(0, batch_size - count), axis=0)])
     if not ensemble:
-        sr, routing = run(model, images, tile=tile, watch=watch)
+        sr, routing = run(model, images, strip_rows=strip_rows, callbacks=callbacks)
         return list(sr[:count]), routing
     routings = []
 
-    def network(turned: UInt[np.ndarray, "n h w d"], watch: Watch) -> Float32[np.ndarray, "n sh sw 3"]:
-        sr, routing = run(model, turned, dtype=np.float32, tile=tile, watch=watch)
+    def network(turned: UInt[np.ndarray, "n h w d"], callbacks: Callbacks) -> Float32[np.ndarray, "n sh sw 3"]:
+        sr, routing = run(model, turned, dtype=np.float32, strip_rows=strip_rows, callbacks=callbacks)
         routings.append(routing)
         return sr
 
-    sr = self_ensemble(network, images, watch or Watch())
+    sr = self_ensemble(network, images, callbacks or Callbacks())
     sr = np.asarray(from_float(jnp.asarray(sr[:count]), images.dtype, images.shape[-1]))
     return list(sr), routings[0]
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 # Rank of the expert with index i (paper, section 3.3: the "low-rank space").
 RANK_OF_EXPERT: dict[str, Callable[[int], int]] = {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from seemore_jax.devices import target_backend
+from seemore_jax.system.devices import target_backend
 
 
 def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **options: Any) -> Array:

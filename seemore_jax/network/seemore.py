@@ -1,6 +1,6 @@
 """SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), read from the top down.
 
-    SeemoRe
+    SeemoReNetwork
       ResidualGroup × num_layers
         RankModulatingExpert             local: which low-rank expert modulates the features?
           MixtureOfRankExpertsBlock
@@ -12,24 +12,21 @@
             StripedConvolution
           GatedFeedForward
 
-This is the reference, and says what is computed; `seemore_jax.network.implementations` has faster ways to compute it,
-of which each backend gets its own. Feature maps are (N, H, W, C). The function is that of the
+This module is the reference: it says what is computed. `seemore_jax.network.model` adds how it is computed: the fused
+kernels of each backend are tested against the layers here. Feature maps are (N, H, W, C). The function is that of the
 PyTorch release, to which `seemore_jax.porting` maps every parameter; unlike the release's, it takes any batch and
-any image size. Where a method takes an `Extent`, the image may be smaller than the array that holds it; None is an
-array that is all image.
+any image size.
 """
 
-from typing import Literal, NamedTuple, overload
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from seemore_jax.errors import InputError
 from seemore_jax.network.config import SeemoReConfig
-from seemore_jax.network.extent import Extent, inside, repeat_edge, resize_axis, total
-from seemore_jax.network.implementations import chosen_implementation
 from seemore_jax.network.layers import (
     Abstract,
     channel_shuffle,
@@ -37,7 +34,6 @@ from seemore_jax.network.layers import (
     depthwise_convolution,
     gelu,
     layer_norm,
-    pad_to_minimum,
     pixel_shuffle,
     pointwise,
     resize_bilinear,
@@ -46,13 +42,11 @@ from seemore_jax.network.routing import Routing
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
+_Network = TypeVar("_Network", bound="SeemoReNetwork")
 
-class SeemoRe(nnx.Module):
+
+class SeemoReNetwork(nnx.Module):
     """The whole network: shallow features, residual groups, reconstruction by pixel shuffle.
-
-    An image with a side shorter than `config.min_side` (16 LR pixels for T and B, 4 for L) is first padded
-    to it by repeating its last row or column at the bottom and right. The routers and the context see that
-    padding; the output is cropped.
 
     Args:
       config: the network's hyperparameters.
@@ -69,74 +63,48 @@ class SeemoRe(nnx.Module):
         self.upsampler = convolution(config, channels, config.in_chans * config.scale**2, (3, 3), rngs=rngs)
 
     @classmethod
-    def abstract(cls, config: SeemoReConfig) -> "SeemoRe":
-        """The model with shapes for parameters (`jax.ShapeDtypeStruct`): to be filled with `nnx.update` or merge."""
+    def abstract(cls: type[_Network], config: SeemoReConfig) -> _Network:
+        """Returns the network with shapes (`jax.ShapeDtypeStruct`) as parameters, to be filled by `nnx.merge`."""
         return cls(config, rngs=Abstract())
 
-    @overload
-    def __call__(
-        self,
-        lr: Float[Array, "n h w 3"],
-        *,
-        size: Int[Array, "2"] | None = None,
-        return_routing: Literal[False] = False,
-    ) -> Float[Array, "n sh sw 3"]: ...
-
-    @overload
-    def __call__(
-        self, lr: Float[Array, "n h w 3"], *, size: Int[Array, "2"] | None = None, return_routing: Literal[True]
-    ) -> tuple[Float[Array, "n sh sw 3"], Routing]: ...
-
-    def __call__(
-        self, lr: Float[Array, "n h w 3"], *, size: Int[Array, "2"] | None = None, return_routing: bool = False
-    ) -> Float[Array, "n sh sw 3"] | tuple[Float[Array, "n sh sw 3"], Routing]:
+    def __call__(self, lr: Float[Array, "n h w 3"]) -> tuple[Float[Array, "n sh sw 3"], Routing]:
         """Upscales a batch of RGB images.
 
         Args:
-          lr: low-resolution images with values in [0, 1], of any size from 1×1 up.
-          size: height and width of the images, if they are only the first rows and columns of `lr`, so that one
-            compiled program serves many sizes; neither side of `lr` may then be below `config.min_side`. The
-            other pixels change nothing, and what becomes of them is arbitrary.
-          return_routing: also return the routers' choices.
+          lr: low-resolution images with values in [0, 1]; each side is at least `config.min_side` pixels long.
 
         Returns:
-          float32 images of s times the size, nominally in [0, 1] but not clipped; with `return_routing`
-          a pair of them and the `Routing`, with shapes (N, groups, topk) and (N, groups, num_experts).
-
-        Raises:
-          InputError: `lr` is not a float array (N, H, W, 3) with at least one pixel.
+          float32 images of s times the size, nominally in [0, 1] but not clipped, and the routers' choices.
         """
-        _check_input(lr)
-        lr = lr.astype(jnp.float32)
-        height, width = lr.shape[1:3]
-        if size is None:
-            lr, extent = pad_to_minimum(lr, self.config.min_side), None
-        else:
-            lr = repeat_edge(lr, Extent.of(*size))
-            extent = Extent.of(*jnp.maximum(size, self.config.min_side))
-        sr, routing = chosen_implementation(self.config)(self, lr, extent)
-        sr = sr[:, : height * self.config.scale, : width * self.config.scale]
-        return (sr, routing) if return_routing else sr
+        shallow = x = self.extract(lr)
+        routings = []
+        for group in self.groups:
+            x, routing = group(x)
+            routings.append(routing)
+        return self.reconstruct(x, shallow), stack_routings(routings)
 
-    def extract(self, lr: Float[Array, "n h w 3"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
-        """The shallow features of an image."""
-        return self.shallow_features(inside(self.center(lr), extent))
+    def extract(self, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w c"]:
+        """Returns the shallow features of an image."""
+        return self.shallow_features(self.center(lr))
 
-    def reconstruct(
-        self, x: Float[Array, "n h w c"], shallow: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> Float[Array, "n sh sw 3"]:
-        """The image, from the features after all groups and those before."""
-        x = self.deep_features(inside(self.norm(x), extent)) + shallow
-        return self.assemble(self.upsampler(inside(x, extent)))
+    def reconstruct(self, x: Float[Array, "n h w c"], shallow: Float[Array, "n h w c"]) -> Float[Array, "n sh sw 3"]:
+        """Returns the image, from the features `x` after all groups and the shallow ones."""
+        x = self.deep_features(self.norm(x)) + shallow
+        return self.assemble(self.upsampler(x))
 
     def center(self, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """The network's own range of values, around the training images' mean."""
+        """Subtracts the training images' mean, and scales to the network's own range of values."""
         return (lr - jnp.asarray(RGB_MEAN, jnp.float32)) * self.config.img_range
 
     def assemble(self, pixels: Float[Array, "n h w d"]) -> Float[Array, "n sh sw 3"]:
-        """The image, of which `pixels` has d = 3·s² values for each LR pixel; the inverse of `center`."""
+        """Returns the image of which `pixels` has d = 3·s² values for each LR pixel; adds the mean again."""
         x = pixel_shuffle(pixels, self.config.scale).astype(jnp.float32)
         return x / self.config.img_range + jnp.asarray(RGB_MEAN, jnp.float32)
+
+
+def stack_routings(routings: Sequence[Routing]) -> Routing:
+    """Stacks the routings of the groups along a new `groups` axis, which is axis 1."""
+    return jax.tree.map(lambda *layers: jnp.stack(layers, axis=1), *routings)
 
 
 class ResidualGroup(nnx.Module):
@@ -146,11 +114,9 @@ class ResidualGroup(nnx.Module):
         self.rank_modulating = RankModulatingExpert(config, rngs=rngs)
         self.spatial_modulating = SpatialModulatingExpert(config, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> tuple[Float[Array, "n h w c"], Routing]:
-        x, routing = self.rank_modulating(x, extent)
-        return self.spatial_modulating(x, extent), routing
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        x, routing = self.rank_modulating(x)
+        return self.spatial_modulating(x), routing
 
 
 class RankModulatingExpert(nnx.Module):
@@ -163,12 +129,10 @@ class RankModulatingExpert(nnx.Module):
         self.norm_2 = layer_norm(config, channels, rngs=rngs)
         self.feed_forward = GatedFeedForward(config, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> tuple[Float[Array, "n h w c"], Routing]:
-        modulated, routing = self.mixture_block(self.norm_1(x), extent)
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        modulated, routing = self.mixture_block(self.norm_1(x))
         x = x + modulated
-        return x + self.feed_forward(self.norm_2(x), extent), routing
+        return x + self.feed_forward(self.norm_2(x)), routing
 
 
 class MixtureOfRankExpertsBlock(nnx.Module):
@@ -187,49 +151,30 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         self.mixture = MixtureOfLowRankExperts(config, rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> tuple[Float[Array, "n h w c"], Routing]:
-        features, context = self.separate(self.embed(inside(x, extent)), extent)
-        mixed, routing = self.mixture(features, self.calibrate(context, extent), extent)
+    def __call__(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Routing]:
+        features, context = self.split(self.embed(x))
+        mixed, routing = self.mixture(gelu(self.local(features)), self.calibrate(context))
         return self.project(mixed), routing
 
-    def separate(
-        self, embedded: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
-        """Local features and context, from the embedded input."""
+    def split(self, embedded: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
+        """Returns features and context, two halves of the expanded channels."""
         x = self.expand(gelu(embedded))
         if self.use_shuffle:
             x = channel_shuffle(x)
         features, context = jnp.split(x, 2, axis=-1)
-        return gelu(self.local(features, extent)), context
+        return features, context
 
-    def calibrate(self, context: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+    def calibrate(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Adds to the context its own summary: reduced by 4 `recursive` times, mixed, and resized back."""
         summary = context
         for _ in range(self.recursive):
             summary = self.reduce(summary)
-        return context + self.resize_summary(self.mix_summary(summary, extent), context.shape[1:3], extent)
+        summary = self.context_pointwise(self.context_depthwise(summary))
+        return context + resize_bilinear(summary, *context.shape[1:3])
 
     def reduce(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """The context of a quarter of the height and width; what is left of them over is dropped."""
+        """Reduces height and width by 4; rows and columns beyond a multiple of 4 are dropped."""
         return gelu(self.aggregate(context))
-
-    def mix_summary(self, reduced: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
-        """The summary, from the whole image's context after all reductions; `extent` is the image's."""
-        small = None if extent is None else extent.reduced(self.recursive)
-        return self.context_pointwise(self.context_depthwise(inside(reduced, small)))
-
-    def resize_summary(
-        self, summary: Float[Array, "n h2 w2 c"], shape: tuple[int, ...], extent: Extent | None = None
-    ) -> Float[Array, "n h w c"]:
-        """The summary at each pixel of the context, which is of that height and width."""
-        height, width = shape
-        if extent is None:
-            return resize_bilinear(summary, height, width)
-        small = extent.reduced(self.recursive)
-        summary = resize_axis(summary, 2, width, small.width, extent.width, jnp.int32(0))
-        return resize_axis(summary, 1, height, small.height, extent.image_height, extent.first_row)
 
 
 class MixtureOfLowRankExperts(nnx.Module):
@@ -249,27 +194,27 @@ class MixtureOfLowRankExperts(nnx.Module):
         self.experts = nnx.List([LowRankExpert(config, rank, rngs=rngs) for rank in config.ranks])
 
     def __call__(
-        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], extent: Extent | None = None
+        self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"]
     ) -> tuple[Float[Array, "n h w c"], Routing]:
         # 1. Route: (N, num_experts) probabilities, of which the top k count.
-        routing = self.route(self.router(features, extent))
+        routing = self.route(self.router(features))
         # 2. Gather the chosen experts' weights, and 3. apply them, all k at once, each image with its own.
         return self.mix(features, context, routing), routing
 
     def route(self, probabilities: Float[Array, "n num_experts"]) -> Routing:
-        """The k most probable experts of each image."""
+        """Chooses the k most probable experts of each image."""
         return Routing(jax.lax.top_k(probabilities, self.config.topk)[1], probabilities)
 
     def mix(
         self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], routing: Routing
     ) -> Float[Array, "n h w c"]:
-        """The features, and what the chosen experts make of them and the calibrated context."""
+        """Adds to the features the chosen experts' function of them and of the calibrated context."""
         weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
         expert = self.gathered(routing.experts)
         return features + _apply_experts(expert, weights, features, context, self.config.precision)
 
     def gathered(self, chosen: Int[Array, "n k"]) -> "ExpertWeights":
-        """The weights of the chosen experts: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C)."""
+        """Gathers the weights of the chosen experts: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C)."""
         padded = [expert.padded(max(self.config.ranks)) for expert in self.experts]
         return jax.tree.map(lambda *per_expert: jnp.stack(per_expert)[chosen], *padded)
 
@@ -284,15 +229,11 @@ class Router(nnx.Module):
         self.precision = config.precision
         self.linear = pointwise(config, config.embedding_dim, config.num_experts, use_bias=False, rngs=rngs)
 
-    def __call__(
-        self, features: Float[Array, "n h w c"], extent: Extent | None = None
-    ) -> Float[Array, "n num_experts"]:
-        if extent is None:
-            return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
-        return self.choose(total(features, extent) / (extent.height * extent.width))
+    def __call__(self, features: Float[Array, "n h w c"]) -> Float[Array, "n num_experts"]:
+        return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
 
     def choose(self, pooled: Float[Array, "n c"]) -> Float[Array, "n num_experts"]:
-        """The probabilities, from the features' means."""
+        """Returns the probabilities, from the features' means."""
         logits = jnp.matmul(pooled, self.linear.kernel[...].astype(jnp.float32), precision=self.precision)
         return jax.nn.softmax(logits, axis=-1)
 
@@ -319,7 +260,7 @@ class LowRankExpert(nnx.Module):
         self.up = pointwise(config, rank, channels, rngs=rngs)
 
     def padded(self, rank: int) -> ExpertWeights:
-        """The expert's weights with zeros appended up to `rank`: the same function."""
+        """Returns the weights with zeros appended up to `rank`, which compute the same function."""
         extra = (0, rank - self.rank)
         return ExpertWeights(
             from_features=jnp.pad(self.from_features.kernel[...], ((0, 0), extra)),
@@ -368,13 +309,13 @@ class SpatialModulatingExpert(nnx.Module):
         self.norm_2 = layer_norm(config, channels, rngs=rngs)
         self.feed_forward = GatedFeedForward(config, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
-        x = x + self.enhancement(self.norm_1(x), extent)
-        return x + self.feed_forward(self.norm_2(x), extent)
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        x = x + self.enhancement(self.norm_1(x))
+        return x + self.feed_forward(self.norm_2(x))
 
 
 class SpatialEnhancementExpertise(nnx.Module):
-    """SEE: values gated by a wide neighbourhood of the queries, conv1(striped(q)·v)."""
+    """SEE: conv1(striped(q)·v), where queries of a large neighbourhood gate the values."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -382,9 +323,9 @@ class SpatialEnhancementExpertise(nnx.Module):
         self.striped = StripedConvolution(config, kernel_size=config.global_kernel_size, rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         query, value = jnp.split(gelu(self.to_query_value(x)), 2, axis=-1)
-        return self.project(self.striped(query, extent) * value)
+        return self.project(self.striped(query) * value)
 
 
 class StripedConvolution(nnx.Module):
@@ -395,8 +336,8 @@ class StripedConvolution(nnx.Module):
         self.row = depthwise_convolution(config, channels, (1, kernel_size), rngs=rngs)
         self.column = depthwise_convolution(config, channels, (kernel_size, 1), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
-        return self.column(inside(self.row(inside(x, extent)), extent))
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        return self.column(self.row(x))
 
 
 class GatedFeedForward(nnx.Module):
@@ -408,16 +349,6 @@ class GatedFeedForward(nnx.Module):
         self.gate = depthwise_convolution(config, channels, (3, 3), rngs=rngs)
         self.project = pointwise(config, channels, channels, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "n h w c"], extent: Extent | None = None) -> Float[Array, "n h w c"]:
+    def __call__(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         values, gate = jnp.split(gelu(self.expand(x)), 2, axis=-1)
-        return gelu(self.project(values * self.gate(inside(gate, extent))))
-
-
-def _check_input(lr: Array) -> None:
-    shape, dtype = getattr(lr, "shape", None), getattr(lr, "dtype", None)
-    if shape is None or dtype is None:
-        raise InputError(f"SeemoRe takes an array (N, H, W, 3), not {type(lr).__name__}")
-    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[:3]:
-        raise InputError(f"SeemoRe takes images of shape (N, H, W, 3) with at least one pixel, not {shape}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(f"SeemoRe takes float values in [0, 1], not {dtype}; `upscale` takes integer images")
+        return gelu(self.project(values * self.gate(gate)))

@@ -1,6 +1,6 @@
 """What goes wrong with weights."""
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 
 class WeightsError(InputError):

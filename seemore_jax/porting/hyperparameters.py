@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from seemore_jax.errors import InputError
 from seemore_jax.network import SeemoReConfig
 from seemore_jax.network.config import RANK_OF_EXPERT, VARIANTS, stored_fields
 from seemore_jax.porting.errors import WeightsError
+from seemore_jax.system.errors import InputError
 
 # No parameter's shape depends on these.
 UNREADABLE = ("use_shuffle", "recursive", "topk", "img_range")

@@ -22,8 +22,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from seemore_jax.files import replacing
 from seemore_jax.porting.errors import WeightsError
+from seemore_jax.system.errors import one_line
+from seemore_jax.system.files import atomic_write
 
 _DTYPE_OF_STORAGE = {
     "DoubleStorage": np.dtype(np.float64),
@@ -61,8 +62,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
         # A damaged pickle can make the unpickler raise nearly anything.
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{path}: damaged, or not a PyTorch file ({detail})") from error
+        raise WeightsError(f"{path}: damaged, or not a PyTorch file ({one_line(error)})") from error
 
 
 class _Sealed:
@@ -233,7 +233,7 @@ def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
     `torch.load(path, weights_only=True)` reads it.
     """
     arrays = {name: np.ascontiguousarray(tensor, np.dtype("<f4")) for name, tensor in tensors.items()}
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle(arrays, extra))
         archive.writestr("archive/byteorder", "little")
         for key, array in enumerate(arrays.values()):

@@ -23,7 +23,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from seemore_jax.files import replacing
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.config import stored_fields
 from seemore_jax.porting.errors import WeightsError
@@ -31,6 +30,7 @@ from seemore_jax.porting.hub import download, is_repository_name, model_card
 from seemore_jax.porting.hyperparameters import Hyperparameters, read_hyperparameters
 from seemore_jax.porting.names import from_torch, to_torch
 from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
+from seemore_jax.system.files import atomic_write
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "T-x4"
@@ -266,18 +266,18 @@ def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
 def _write_safetensors(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
     # One entry only: safetensors writes several in random order, and equal weights should be equal files.
     metadata = {_CONFIG_ENTRY: json.dumps(config.to_dict())}
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def _write_directory(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
     _write_safetensors(path / "model.safetensors", tensors, config)
     fields: Mapping[str, Any] = {"model_type": "seemore", **config.to_dict()}
-    with replacing(path / "config.json") as temporary:
+    with atomic_write(path / "config.json") as temporary:
         temporary.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def _write_card(path: Path, tensors: Tensors, config: SeemoReConfig, license: str) -> None:
     parameters = sum(tensor.size for tensor in tensors.values())
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(model_card(config, parameters, license), encoding="utf-8")

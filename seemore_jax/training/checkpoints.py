@@ -13,9 +13,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from seemore_jax.errors import InputError
-from seemore_jax.files import AnyPath, naming, on_disk
-from seemore_jax.training.distributed import meet
+from seemore_jax.system.errors import InputError, one_line
+from seemore_jax.system.files import AnyPath, on_disk, with_file_name
+from seemore_jax.system.processes import barrier
 from seemore_jax.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Checkpoints:
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
         except ValueError as error:  # what TensorStore makes of a full disk
-            raise OSError(f"{self._manager.directory}: {_one_line(error)}") from error
+            raise OSError(f"{self._manager.directory}: {one_line(error)}") from error
 
     def restore_latest(self, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState | None:
         """The newest state that can be read, of the shapes of `like`, laid out by `sharding`; None if there is none.
@@ -75,7 +75,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             found = self._read_newest(fields)
             read, fields = found is not None, found or fields
-        meet("checkpoint read")
+        barrier("checkpoint read")
         read, fields = multihost_utils.broadcast_one_to_all((np.asarray(read, np.int32), fields))
         steps = sorted(self._manager.all_steps())
         if not read:
@@ -103,7 +103,7 @@ class Checkpoints:
                 try:
                     return _read(reader, step, like)
                 except Exception as error:  # Orbax and its storage raise nearly anything on damaged files.
-                    _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, _one_line(error))
+                    _LOG.warning("checkpoint %d cannot be read and is passed over: %s", step, one_line(error))
         return None
 
     def close(self) -> None:
@@ -121,7 +121,10 @@ class Checkpoints:
         probe = time.monotonic() + _PATIENCE
         while self._manager.is_saving_in_progress():
             if on_disk(self._manager.directory) and time.monotonic() > probe:
-                with naming(self._manager.directory), tempfile.TemporaryFile(dir=self._manager.directory) as file:
+                with (
+                    with_file_name(self._manager.directory),
+                    tempfile.TemporaryFile(dir=self._manager.directory) as file,
+                ):
                     file.write(bytes(_PROBE_BYTES))
                 probe = time.monotonic() + _PATIENCE
             time.sleep(0.01)
@@ -161,7 +164,3 @@ def _storable(state: TrainState) -> dict[str, Any]:
 
 def _from_storable(fields: dict[str, Any]) -> TrainState:
     return TrainState(**{"average": None, **fields})
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

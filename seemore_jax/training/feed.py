@@ -1,58 +1,108 @@
-"""Where the step has its patches from: batches that the host decodes, or tiles that lie on the devices."""
+"""Feeds: where the training step gets its patches from.
+
+There are two: batches that the host decodes, and tiles that lie decoded on the devices, from which the step cuts its
+patches. Either way, patch i of a run is a pure function of the seed and of i.
+"""
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
-from seemore_jax.data.device_tiles import TilePlan, cut_patches, place_tiles, training_draws
-from seemore_jax.data.pipeline import TfdsSource, training_batches
-from seemore_jax.training.step import SPLIT, to_devices
+from seemore_jax.data.device_tiles import TilePlan, cut_patches, place_tiles, plan_tiles, training_draws
+from seemore_jax.data.pipeline import TfdsSource, open_dataset, training_batches
+from seemore_jax.training.experiment import Experiment
+from seemore_jax.training.step import SPLIT, Fetch, as_they_are, to_devices
 
 
-class Feed(NamedTuple):
-    """What the step is called with, and how it makes patches of that.
+@runtime_checkable
+class Feed(Protocol):
+    """What the training step is called with, and how it computes patches from that.
 
     Attributes:
-      inputs: for each step the two arguments between the state and the requests to stop, without end.
-      fetch: makes (lr, hr) of them, on each device; None if that is what they are.
-      first_spec: how the first of the two lies on the mesh; the second is split over the devices.
+      fetch: computes (lr, hr) on each device from the step's two inputs.
+      first_spec: how the first input is placed on the mesh; the second is split over the devices.
+      note: a line for the user, or "".
     """
 
-    inputs: Iterator[tuple[Any, Array]]
-    fetch: Callable[[Any, Array], tuple[Array, Array]] | None
+    fetch: Fetch
     first_spec: P
+    note: str
+
+    def inputs(self, first_step: int) -> Iterator[tuple[Any, Array]]:
+        """Yields the two inputs of each step, from step `first_step` on, without end.
+
+        Raises:
+          InputError: an image is damaged or of another scale.
+        """
+        ...
 
 
-def open_feed(config: ConfigDict, source: TfdsSource, plan: TilePlan | None, mesh: Mesh, first_step: int) -> Feed:
-    """The feed from step `first_step` on: from the host, or where there is a plan for it, from the devices.
+def open_feed(experiment: Experiment, mesh: Mesh) -> Feed:
+    """Opens the dataset of an experiment.
 
     Raises:
-      InputError: a tile that has to be uploaded is damaged or of another scale.
+      InputError: the dataset is missing or damaged, or its tiles do not fit on the devices.
     """
-    if plan is None:
-        return _host_feed(config, source, mesh, first_step)
-    tiles = place_tiles(source, plan, mesh)
-    draws = training_draws(plan, mesh, batch_size=config.batch_size, seed=config.seed, first_step=first_step)
-    fetch = functools.partial(cut_patches, scale=config.scale, patch_size=config.patch_size)
-    return Feed(((tiles, to_devices(mesh, rows)) for rows in draws), fetch, plan.spec(mesh))
+    source = open_dataset(experiment.dataset, experiment.data_dir, experiment.scale)
+    if experiment.data_on_device:
+        return DeviceFeed(experiment, source, mesh)
+    return HostFeed(experiment, source, mesh)
 
 
-def _host_feed(config: ConfigDict, source: TfdsSource, mesh: Mesh, first_step: int) -> Feed:
-    batches = training_batches(
-        source,
-        scale=config.scale,
-        patch_size=config.patch_size,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        first_step=first_step,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        num_workers=config.num_workers,
-    )
-    return Feed(((to_devices(mesh, b.lr), to_devices(mesh, b.hr)) for b in batches), None, SPLIT)
+class HostFeed:
+    """The feed of batches that the host decodes."""
+
+    fetch: Fetch = staticmethod(as_they_are)
+    first_spec = SPLIT
+    note = ""
+
+    def __init__(self, experiment: Experiment, source: TfdsSource, mesh: Mesh) -> None:
+        self._experiment, self._source, self._mesh = experiment, source, mesh
+
+    def inputs(self, first_step: int) -> Iterator[tuple[Array, Array]]:
+        """See `Feed.inputs`."""
+        batches = training_batches(
+            self._source,
+            scale=self._experiment.scale,
+            patch_size=self._experiment.patch_size,
+            batch_size=self._experiment.batch_size,
+            seed=self._experiment.seed,
+            first_step=first_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            num_workers=self._experiment.num_workers,
+        )
+        return ((to_devices(self._mesh, batch.lr), to_devices(self._mesh, batch.hr)) for batch in batches)
+
+
+class DeviceFeed:
+    """The feed of tiles on the devices: the inputs of a step are all tiles, and which patches to cut from them.
+
+    Raises:
+      InputError: the tiles do not fit on the devices.
+    """
+
+    def __init__(self, experiment: Experiment, source: TfdsSource, mesh: Mesh) -> None:
+        self._experiment, self._source, self._mesh = experiment, source, mesh
+        scale, patch_size = experiment.scale, experiment.patch_size
+        self._plan: TilePlan = plan_tiles(source, mesh, scale=scale, patch_size=patch_size)
+        self.fetch: Fetch = functools.partial(cut_patches, scale=scale, patch_size=patch_size)
+        self.first_spec = self._plan.spec(mesh)
+        self.note = str(self._plan)
+
+    def inputs(self, first_step: int) -> Iterator[tuple[Any, Array]]:
+        """See `Feed.inputs`; uploads the tiles first."""
+        tiles = place_tiles(self._source, self._plan, self._mesh)
+        draws = training_draws(
+            self._plan,
+            self._mesh,
+            batch_size=self._experiment.batch_size,
+            seed=self._experiment.seed,
+            first_step=first_step,
+        )
+        return ((tiles, to_devices(self._mesh, rows)) for rows in draws)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import optax
 from tqdm import tqdm
 
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 from seemore_jax.training.records import Records
 from seemore_jax.training.step import Metrics
 
@@ -84,8 +84,8 @@ class Progress:
             self._logged = step, then + time.monotonic() - begin
 
     def say(self, line: str) -> None:
-        """Prints a line above the bar, on the first process."""
-        if self._records:
+        """Prints a line above the bar, on the first process; does nothing for an empty line."""
+        if self._records and line:
             self._bar.write(line)
 
     def close(self) -> None:

@@ -11,16 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
 from seemore_jax.evaluation.benchmark import Scores
-from seemore_jax.experiment import described_network
-from seemore_jax.files import AnyPath, naming, on_disk, replacing
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import AnyPath, atomic_write, on_disk, with_file_name
+from seemore_jax.training.experiment import Experiment, described_network
 from seemore_jax.training.step import Metrics
 from seemore_jax.training.validation import Example
 from seemore_jax.version import __version__
@@ -43,7 +42,7 @@ class Records:
         self._local = Path(self._temporary.name if self._temporary else workdir)
         self._history = self._local / "history.jsonl"
         kept = [entry for entry in read_history(workdir / "history.jsonl") if entry["step"] <= first_step]
-        with replacing(self._history) as temporary:
+        with atomic_write(self._history) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         board = self._local / "tensorboard"
         board.mkdir(exist_ok=True)
@@ -78,7 +77,7 @@ class Records:
         """Writes what is pending, and the plot."""
         history = read_history(self._history)
         if history:
-            with replacing(self._local / "curves.png") as temporary:
+            with atomic_write(self._local / "curves.png") as temporary:
                 curves(history).savefig(temporary, dpi=100)
         self.upload()
         self._board.close()
@@ -98,14 +97,14 @@ class Records:
                     target.write_bytes(file.read_bytes())
 
     def _write(self, step: int, scalars: dict[str, float]) -> None:
-        with naming(self._history), self._history.open("a") as file:
+        with with_file_name(self._history), self._history.open("a") as file:
             file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._show(step, summary.scalar(name, value))
 
     def _show(self, step: int, what: Any) -> None:
         """Writes a summary for TensorBoard."""
-        with naming(self._local / "tensorboard"):
+        with with_file_name(self._local / "tensorboard"):
             self._board.write_event(Event(step=step, wall_time=time.time(), summary=what))
 
 
@@ -138,17 +137,16 @@ def curves(history: list[dict[str, float]]) -> Figure:
     return figure
 
 
-def write_setup(workdir: AnyPath, config: ConfigDict) -> None:
-    """Writes `config.json` and `versions.json`.
+def write_setup(workdir: AnyPath, experiment: Experiment) -> None:
+    """Writes `config.json`, the settings of the experiment, and `versions.json`.
 
     Raises:
       InputError: the folder holds a run of another network, or cannot be written.
     """
     path = workdir / "config.json"
-    mine: dict[str, Any] = json.loads(config.to_json_best_effort())
     if path.exists():
         before = described_network(json.loads(path.read_text())).to_dict()
-        for field, value in described_network(config).to_dict().items():
+        for field, value in experiment.network.to_dict().items():
             if before[field] != value:
                 raise InputError(
                     f"{workdir}: holds a run of a network with {field}={before[field]}, not {value}; "
@@ -157,6 +155,6 @@ def write_setup(workdir: AnyPath, config: ConfigDict) -> None:
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions |= {"seemore-jax": __version__, "python": platform.python_version()}
     devices = {"devices": [str(device.device_kind) for device in jax.devices()]}
-    for name, content in (("config.json", mine), ("versions.json", {**versions, **devices})):
-        with replacing(workdir / name) as temporary:
+    for name, content in (("config.json", experiment.settings), ("versions.json", {**versions, **devices})):
+        with atomic_write(workdir / name) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n")

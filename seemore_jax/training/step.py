@@ -58,8 +58,13 @@ class Metrics(NamedTuple):
     stop: Float[Array, ""]
 
 
-# Makes LR and HR patches of whatever stands in their place.
+# Computes LR and HR patches from the step's two inputs, on each device.
 Fetch = Callable[[Any, Any], tuple[UInt8[Array, "n p p 3"], UInt8[Array, "n sp sp 3"]]]
+
+
+def as_they_are(lr: Any, hr: Any) -> tuple[Any, Any]:
+    """Returns the patches unchanged: the `Fetch` of inputs that are patches already."""
+    return lr, hr
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -107,10 +112,10 @@ def make_train_step(
     *,
     accumulate: int = 1,
     ema_decay: float = 0.0,
-    fetch: Fetch | None = None,
+    fetch: Fetch = as_they_are,
     first_spec: P = SPLIT,
 ) -> jax.stages.Wrapped:
-    """The compiled step: (state, lr, hr, stop requests) to (next state, metrics). The state is donated.
+    """Returns the compiled step: (state, two inputs, stop requests) to (next state, metrics). The state is donated.
 
     Network and loss run on each device by itself, inside `shard_map`: partitioned automatically, the FFT and
     the router's top-k would gather the whole batch on every device. Then everything that has to be averaged
@@ -123,15 +128,14 @@ def make_train_step(
       accumulate: pieces into which each device's share of the batch is cut, one after the other, to save memory.
       ema_decay: of the moving average, if the state has one; it begins at 0.1 and grows with the steps t as
         (1 + t) / (10 + t).
-      fetch: on each device, makes (lr, hr) of the two arguments that stand in their place, such as stored tiles and
-        where to cut.
-      first_spec: how the first of those two lies on the mesh.
+      fetch: computes (lr, hr) on each device from the step's two inputs, such as stored tiles and where to cut them.
+      first_spec: how the first input is placed on the mesh; the second is split over the devices.
     """
 
     def mean_gradients(
         parameters: nnx.State, first: Any, second: Any, stop: Array
     ) -> tuple[nnx.State, tuple[LossTerms, Array], Array]:
-        lr, hr = fetch(first, second) if fetch else (first, second)
+        lr, hr = fetch(first, second)
         gradients, reported = _accumulated_gradients(graph, parameters, lr, hr, accumulate)
         packed, unpack = ravel_pytree((gradients, reported, stop[0]))
         return unpack(jax.lax.pmean(packed, BATCH_AXIS))

@@ -16,7 +16,7 @@ from seemore_jax.data.image_sets import ImagePair, ImageSet
 from seemore_jax.evaluation.benchmark import Scores
 from seemore_jax.inference.runner import upscale_batch
 from seemore_jax.network import SeemoRe
-from seemore_jax.training.distributed import meet
+from seemore_jax.system.processes import barrier
 from seemore_jax.training.step import BATCH_AXIS, to_devices
 
 
@@ -68,7 +68,7 @@ class Validation:
             for index, hr, sr in zip(mine, hrs, self._upscale_rows(parameters, lr), strict=False):
                 scores = Scores.of(sr, hr, self._scale)
                 scored[index] = scores.psnr, scores.ssim
-        meet("validated")  # each compiles for other sizes, and scores at its own speed
+        barrier("validated")  # each compiles for other sizes, and scores at its own speed
         everything = np.asarray(multihost_utils.process_allgather(scored, tiled=False))
         psnr, ssim = everything.reshape(-1, len(pairs), 2).sum(axis=0).mean(axis=0)
         return Scores(float(psnr), float(ssim))

@@ -11,16 +11,15 @@ from typing import Any
 import jax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import compile_traced, kernel_cycles
+from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
-from seemore_jax.experiment import network_config
 from seemore_jax.network import SeemoRe
-from seemore_jax.program_cost import program_cost
+from seemore_jax.training.experiment import Experiment
 
 pytestmark = pytest.mark.needs("libtpu")
 whole = pytest.mark.skipif("SEEMORE_TPU_COMPILE" not in os.environ, reason="takes minutes: make test-tpu-compile")
@@ -33,21 +32,21 @@ def libtpu() -> None:
     require_libtpu()
 
 
-def experiment(scale: int, **fields: Any) -> ConfigDict:
+def experiment(scale: int, **fields: Any) -> Experiment:
     config = recipe("T", scale)
     config.compute_dtype, config.precision = "bfloat16", "default"
     config.update(fields)
-    return config
+    return Experiment.of(config)
 
 
-def bytes_to_send(config: ConfigDict) -> int:
+def bytes_to_send(config: Experiment) -> int:
     """Of the gradients, two terms of the loss, how often each expert was chosen, and whether to stop."""
-    network = network_config(config)
+    network = config.network
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network))))
     return 4 * (parameters + 2 + network.num_layers * network.num_experts + 1)
 
 
-def is_the_one_all_reduce(collectives: Any, config: ConfigDict) -> bool:
+def is_the_one_all_reduce(collectives: Any, config: Experiment) -> bool:
     """Whether nothing else is sent; the vector is padded to whole tiles of 1024."""
     (one,) = collectives
     return one.kind == "all-reduce" and one.times == 1 and 0 <= one.bytes - bytes_to_send(config) < 4 * 1024

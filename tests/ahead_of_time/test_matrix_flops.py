@@ -7,8 +7,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from seemore_jax.ahead_of_time.matrix_flops import equations, matrix_flops
-from seemore_jax.devices import compiling_for
 from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.system.devices import compiling_for
 
 
 def test_products_count_with_their_batch_and_contraction() -> None:

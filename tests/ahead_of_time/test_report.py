@@ -1,5 +1,6 @@
 """If these fail, `compile` prints other figures than it has, or a wrong input is not one line and status 2."""
 
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
@@ -8,12 +9,12 @@ import pytest
 
 from configs.release import recipe
 from seemore_jax.ahead_of_time import report as module
+from seemore_jax.ahead_of_time.program_cost import Collective
 from seemore_jax.ahead_of_time.report import Report, extrapolated, formatted, occupied, split_batch, to_json
 from seemore_jax.ahead_of_time.roofline import Roofline, scaled
 from seemore_jax.command_line import main
-from seemore_jax.errors import InputError
-from seemore_jax.experiment import read_experiment
-from seemore_jax.program_cost import Collective
+from seemore_jax.system.errors import InputError
+from seemore_jax.training.experiment import Experiment, read_experiment
 
 # ml_collections' own way of loading a file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -75,10 +76,10 @@ def test_json_has_what_follows_from_the_figures() -> None:
 
 
 def test_a_batch_is_split_or_is_each_chips_or_is_refused() -> None:
-    config = recipe("T", 4)
+    config = Experiment.of(recipe("T", 4))
     assert split_batch(config, 8) == 4
     assert split_batch(config, 256) == 32
-    config.batch_size = 300
+    config = dataclasses.replace(config, batch_size=300)
     with pytest.raises(InputError, match="multiple of 256"):
         split_batch(config, 256)
 
@@ -149,4 +150,4 @@ def test_other_commands_take_no_unknown_options(capsys: pytest.CaptureFixture[st
 def test_overrides_reach_the_experiment() -> None:
     config = read_experiment(CONFIG, ["--config.batch_size=64", "--config.compute_dtype=bfloat16"])
     assert config.batch_size == 64
-    assert config.compute_dtype == "bfloat16"
+    assert config.network.compute_dtype == "bfloat16"

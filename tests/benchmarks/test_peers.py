@@ -11,7 +11,7 @@ import torch
 from benchmarks import peers
 from benchmarks.timing import Call
 from seemore_jax import SeemoReConfig
-from tests.release import ROUTED_IMAGES, release_model, run_release, to_nchw, to_nhwc
+from tests.support.release import ROUTED_IMAGES, release_model, run_release, to_nchw, to_nhwc
 
 TINY = SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=2)
 UINT8 = np.round(255 * ROUTED_IMAGES).astype(np.uint8)

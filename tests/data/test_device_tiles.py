@@ -55,7 +55,7 @@ def test_free_memory_is_plausible() -> None:
 
 def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the tiles are taken by the machine's memory, and the container is ended without a word."""
-    monkeypatch.setattr("seemore_jax.memory._left", lambda *_: 3 * 2**20 * jax.local_device_count())
+    monkeypatch.setattr("seemore_jax.system.memory._left", lambda *_: 3 * 2**20 * jax.local_device_count())
     assert device_tiles._free_memory() == 3 * 2**20
 
 

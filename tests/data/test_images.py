@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from seemore_jax.data import ImageError, images, read_image, write_image
+from seemore_jax.data import ImageError, decoder_messages, images, read_image, write_image
 from seemore_jax.data.images import read_header, read_picture, to_rgb8
 
 RNG = np.random.default_rng(0)
@@ -295,13 +295,13 @@ def test_a_host_that_sets_warnings_aside_meanwhile_gets_its_own_back(tmp_path: P
     """As tests of a host do, in the order that cannot be nested."""
     odd_image(tmp_path / "odd.png")
     before, filters = warnings.filters, list(warnings.filters)
-    with images._no_warnings:
+    with decoder_messages.decoder_warnings_off:
         aside = warnings.catch_warnings()
         aside.__enter__()
         warnings.simplefilter("error")
         assert read_header(tmp_path / "odd.png") is not None
         inner = warnings.filters
-    assert not any(each == images._no_warnings._FILTER for each in inner)
+    assert not any(each == decoder_messages.decoder_warnings_off._FILTER for each in inner)
     aside.__exit__(None, None, None)
     assert warnings.filters is before
     assert warnings.filters == filters
@@ -315,8 +315,8 @@ def damaged_tiff(path: Path) -> None:
 
 
 _IMPORT = """
-from seemore_jax.data import images
-assert images._set_libtiff_handler(None) is not None
+from seemore_jax.data import decoder_messages, images
+assert decoder_messages._set_libtiff_handler(None) is not None
 """
 
 
@@ -332,7 +332,7 @@ def test_a_damaged_tiff_prints_nothing_and_libtiff_keeps_its_handler(
         for read in [threads.submit(read_image, tmp_path / "x.tiff") for _ in range(50)]:
             assert isinstance(read.exception(), ImageError)
     assert capfd.readouterr().err == ""
-    handler = images._set_libtiff_handler(None)
-    images._set_libtiff_handler(handler)
+    handler = decoder_messages._set_libtiff_handler(None)
+    decoder_messages._set_libtiff_handler(handler)
     assert handler is not None
     subprocess.run([sys.executable, "-c", _IMPORT], check=True)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.ExifTags import GPS, IFD, Base
 
-from seemore_jax.data.images import ImageError, check_image_target, read_picture, write_image
+from seemore_jax.data.image_writing import check_image_target, write_image
+from seemore_jax.data.images import ImageError, read_picture
 
 RNG = np.random.default_rng(0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

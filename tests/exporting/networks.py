@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from seemore_jax.network import SeemoReConfig
-from tests.release import PARITY, ROUTED_IMAGES, images, run_release
+from tests.support.release import PARITY, ROUTED_IMAGES, images, run_release
 
 TOLERANCE = PARITY
 CONFIGS = {

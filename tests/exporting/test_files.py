@@ -14,7 +14,7 @@ from seemore_jax.data import read_image
 from seemore_jax.exporting.load_stablehlo import load_stablehlo
 from seemore_jax.network import SeemoReConfig
 from tests.exporting.networks import TOLERANCE
-from tests.release import run_compiled, zeros
+from tests.support.release import run_compiled, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 

@@ -10,7 +10,7 @@ import pytest
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from tests.exporting.networks import CONFIGS, INPUTS, TOLERANCE, assert_routed_differently, by_release
-from tests.release import ROUTED_IMAGES, ported, release_model, run_compiled, zeros
+from tests.support.release import ROUTED_IMAGES, ported, release_model, run_compiled, zeros
 
 
 def session(model: SeemoRe) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from seemore_jax.exporting import export, load_stablehlo
 from seemore_jax.network import SeemoReConfig
 from tests.exporting.networks import CONFIGS, INPUTS, TOLERANCE, by_release
-from tests.release import ROUTED_IMAGES, ported, release_model, zeros
+from tests.support.release import ROUTED_IMAGES, ported, release_model, zeros
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # a program for any size has sizes that are no integers
 

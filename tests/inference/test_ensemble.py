@@ -3,9 +3,9 @@
 import numpy as np
 
 import seemore_jax as sj
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.ensemble import self_ensemble
-from seemore_jax.inference.watch import Watch
-from tests.release import images, ported, release_model
+from tests.support.release import images, ported, release_model
 
 LR = images(2, 5, 7)
 
@@ -13,8 +13,8 @@ LR = images(2, 5, 7)
 def test_a_symmetric_enlargement_is_its_own_ensemble() -> None:
     enlarged = np.repeat(np.repeat(LR, 2, axis=1), 2, axis=2)
     shares: list[float] = []
-    watch = Watch(progress=shares.append)
-    result = self_ensemble(lambda lr, _: np.repeat(np.repeat(lr, 2, axis=1), 2, axis=2), LR, watch)
+    callbacks = Callbacks(progress=shares.append)
+    result = self_ensemble(lambda lr, _: np.repeat(np.repeat(lr, 2, axis=1), 2, axis=2), LR, callbacks)
     assert shares == [i / 8 for i in range(1, 9)]
     np.testing.assert_allclose(result, enlarged, atol=1e-6)
 
@@ -22,14 +22,14 @@ def test_a_symmetric_enlargement_is_its_own_ensemble() -> None:
 def test_all_eight_versions_are_seen_once_and_the_mean_is_invariant() -> None:
     seen = []
 
-    def network(lr: np.ndarray, watch: Watch) -> np.ndarray:
-        del watch
+    def network(lr: np.ndarray, callbacks: Callbacks) -> np.ndarray:
+        del callbacks
         seen.append(lr)
         return lr * np.arange(lr.shape[1] * lr.shape[2]).reshape(1, *lr.shape[1:3], 1)
 
-    result = self_ensemble(network, LR, Watch())
+    result = self_ensemble(network, LR, Callbacks())
     assert len({version.tobytes() for version in seen}) == 8
-    turned = self_ensemble(network, LR[:, ::-1], Watch())
+    turned = self_ensemble(network, LR[:, ::-1], Callbacks())
     np.testing.assert_allclose(turned[:, ::-1], result, rtol=1e-6)
 
 

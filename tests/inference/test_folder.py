@@ -15,11 +15,12 @@ import tifffile
 from PIL import Image
 
 import seemore_jax as sj
-from seemore_jax.data.images import read_picture, write_image
+from seemore_jax.data.image_writing import write_image
+from seemore_jax.data.images import read_picture
 from seemore_jax.inference import folder as folder_module
 from seemore_jax.inference.folder import Outcome, Settings, flatten, summary, upscale_files
 from seemore_jax.inference.jobs import find_sources, name_jobs
-from tests.release import ported, release_model, zeros
+from tests.support.release import ported, release_model, zeros
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
 RNG = np.random.default_rng(0)
@@ -106,13 +107,13 @@ def test_strips_that_were_asked_for_are_made_of_images_that_would_share_a_batch(
     upscale_images, asked = folder_module.upscale_images, []
 
     def noting(model: sj.SeemoRe, images: list[np.ndarray], **options: Any) -> Any:
-        asked.append((len(images), options["batch_size"], options["tile"]))
+        asked.append((len(images), options["batch_size"], options["strip_rows"]))
         return upscale_images(model, images, **options)
 
     monkeypatch.setattr(folder_module, "upscale_images", noting)
     for name in "ab":
         write_image(tmp_path / "in" / f"{name}.png", RGB)
-    assert summary(run(model, tmp_path / "in", tmp_path / "out", tile=4)) == "2 made, 0 skipped, 0 failed"
+    assert summary(run(model, tmp_path / "in", tmp_path / "out", strip_rows=4)) == "2 made, 0 skipped, 0 failed"
     assert asked == [(1, 1, 4)] * 2
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from seemore_jax.inference import runner
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.runner import bucket, run
-from seemore_jax.inference.watch import Watch
 from seemore_jax.network import SeemoRe
 from tests.inference.test_strips import VARIANTS, image_of, model_of
 
@@ -75,13 +75,13 @@ def test_out_of_memory_leads_to_shorter_strips(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(runner, "_run_whole", no_whole)
     monkeypatch.setattr(runner, "upscale_in_strips", device)
-    sr, _ = run(model, image[None], watch=Watch(note=notes.append))
+    sr, _ = run(model, image[None], callbacks=Callbacks(note=notes.append))
     assert device.tried == [50, 25, 12]
     assert [note.split(":")[0] for note in notes] == ["out of memory"] * 2
     assert np.abs(sr.astype(int) - expected).max() <= 1
     device.most_rows = 0
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        run(model, image[None], watch=Watch(note=notes.append))
+        run(model, image[None], callbacks=Callbacks(note=notes.append))
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +96,9 @@ def test_other_errors_are_not_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_maps_that_do_not_fit_go_to_a_file_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     model, image = model_of(CONFIG), image_of(50, 20)
     notes: list[str] = []
-    expected, _ = run(model, image[None], tile=16)
+    expected, _ = run(model, image[None], strip_rows=16)
     monkeypatch.setattr(runner, "free_memory", lambda: 1000)
-    sr, _ = run(model, image[None], tile=16, watch=Watch(note=notes.append))
+    sr, _ = run(model, image[None], strip_rows=16, callbacks=Callbacks(note=notes.append))
     np.testing.assert_array_equal(sr, expected)
     assert "feature maps go to a temporary file" in notes[0]
 
@@ -110,7 +110,7 @@ from seemore_jax.inference import runner
 from tests.inference.test_strips import VARIANTS, image_of, model_of
 runner._SPLIT_PIXELS = 0
 model, image = model_of(VARIANTS["T"]), image_of(75, 37)
-whole, routing = runner.run(model, image[None], tile=0, dtype=np.float32)
+whole, routing = runner.run(model, image[None], strip_rows=0, dtype=np.float32)
 runner._run_strips = None
 split, found = runner.run(model, image[None], dtype=np.float32)
 difference = float(np.abs(split - whole).max())

@@ -8,10 +8,10 @@ import pytest
 
 import seemore_jax as sj
 from seemore_jax.inference import strips
+from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.runner import run
 from seemore_jax.inference.strips import upscale_in_strips
-from seemore_jax.inference.watch import Watch
-from tests.release import images, ported, release_model
+from tests.support.release import images, ported, release_model
 
 TOLERANCE = 4e-6
 SMALL = {"embedding_dim": 12, "num_layers": 2}
@@ -45,7 +45,7 @@ def image_of(height: int, width: int, channels: int = 3) -> np.ndarray:
 def test_strips_are_the_whole_image(name: str, height: int, width: int, rows: int) -> None:
     """Odd sizes, strips shorter than what a filter sees, a single strip, and sides that are padded."""
     model, image = model_of(VARIANTS[name]), image_of(height, width)
-    whole, routing = run(model, image[None], dtype=np.float32, tile=0)
+    whole, routing = run(model, image[None], dtype=np.float32, strip_rows=0)
     sr, routing_of_strips = upscale_in_strips(model, image, rows, dtype=np.float32)
     np.testing.assert_array_equal(routing_of_strips.experts, routing.experts)
     np.testing.assert_allclose(routing_of_strips.probabilities, routing.probabilities, atol=1e-5)
@@ -56,7 +56,7 @@ def test_strips_are_the_whole_image(name: str, height: int, width: int, rows: in
 def test_integers_are_rounded_once(dtype: type, channels: int) -> None:
     model = model_of(VARIANTS["T"])
     image = image_of(40, 20, channels).astype(dtype) * dtype(np.iinfo(dtype).max // 255)
-    whole, _ = run(model, image[None], tile=0)
+    whole, _ = run(model, image[None], strip_rows=0)
     sr, _ = upscale_in_strips(model, image, 16, dtype=dtype)
     assert sr.dtype == dtype
     assert sr.shape == (80, 40, channels)
@@ -83,7 +83,7 @@ def test_no_room_for_the_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_progress_rises_to_the_end() -> None:
     shares: list[float] = []
-    upscale_in_strips(model_of(VARIANTS["T"]), image_of(50, 20), 16, watch=Watch(progress=shares.append))
+    upscale_in_strips(model_of(VARIANTS["T"]), image_of(50, 20), 16, callbacks=Callbacks(progress=shares.append))
     assert shares == sorted(shares)
     assert len(shares) == 4 * 3
     assert shares[-1] == 1
@@ -91,12 +91,12 @@ def test_progress_rises_to_the_end() -> None:
 
 def test_a_tie_of_the_router_is_reported() -> None:
     notes: list[str] = []
-    model, watch = model_of(VARIANTS["T"]), Watch(note=notes.append)
-    upscale_in_strips(model, image_of(20, 20), 16, watch=watch)
+    model, callbacks = model_of(VARIANTS["T"]), Callbacks(note=notes.append)
+    upscale_in_strips(model, image_of(20, 20), 16, callbacks=callbacks)
     assert not notes
     kernel = model.groups[1].rank_modulating.mixture_block.mixture.router.linear.kernel
     kernel[...] *= 0
-    upscale_in_strips(model, image_of(20, 20), 16, watch=watch)
+    upscale_in_strips(model, image_of(20, 20), 16, callbacks=callbacks)
     (note,) = notes
     assert "layer 2: two experts are equally probable" in note
 
@@ -104,7 +104,7 @@ def test_a_tie_of_the_router_is_reported() -> None:
 def test_a_shorter_halo_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the test above: its tolerance is not so wide that anything passes."""
     model, image = model_of(VARIANTS["T"]), image_of(61, 50)
-    whole, _ = run(model, image[None], dtype=np.float32, tile=0)
+    whole, _ = run(model, image[None], dtype=np.float32, strip_rows=0)
     monkeypatch.setattr(strips, "halo", lambda config: 8)
     sr, _ = upscale_in_strips(model, image, 8, dtype=np.float32)
     assert np.abs(sr - whole[0]).max() > TOLERANCE

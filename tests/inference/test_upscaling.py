@@ -8,7 +8,7 @@ import pytest
 
 import seemore_jax as sj
 from seemore_jax.inference.upscaling import upscale_images
-from tests.release import images, ported, release_model, run_compiled
+from tests.support.release import images, ported, release_model, run_compiled
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 RGB = np.round(images(1, 20, 17)[0] * 255).astype(np.uint8)

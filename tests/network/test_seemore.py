@@ -19,7 +19,7 @@ from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.network.implementations.fused_operation import programs_in
 from seemore_jax.network.seemore import MixtureOfLowRankExperts
 from seemore_jax.porting.names import to_torch
-from tests.release import (
+from tests.support.release import (
     PARITY,
     ROUTED_IMAGES,
     images,

@@ -20,7 +20,7 @@ from seemore_jax.network import SeemoReConfig
 from seemore_jax.porting import read_weights
 from seemore_jax.porting.hub import FILES
 from seemore_jax.porting.weights import BUNDLED
-from tests.release import ported, release_model, zeros
+from tests.support.release import ported, release_model, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 ERRORS = (

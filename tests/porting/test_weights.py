@@ -17,7 +17,7 @@ from seemore_jax import SeemoRe, SeemoReConfig, WeightsError
 from seemore_jax.network.config import SCALES, VARIANTS
 from seemore_jax.porting import read_weights, weights
 from seemore_jax.porting.names import from_torch, to_torch
-from tests.release import ported, release_model, zeros
+from tests.support.release import ported, release_model, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2)
 FORMATS = ["x.pth", "x.pt", "x.safetensors", "folder"]

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 
 from seemore_jax.training.checkpoints import Checkpoints
 from seemore_jax.training.step import TrainState, make_mesh, replicated
-from tests.training.runs import Process, damage, finish, free_address
+from tests.support.training_runs import Process, damage, finish, free_address
 
 STEPS = (3, 6, 9)
 
@@ -39,7 +39,7 @@ def write(folder: Path) -> None:
 _PROCESS = """
 import sys
 from pathlib import Path
-from seemore_jax.training.distributed import join_processes
+from seemore_jax.system.processes import join_processes
 join_processes(sys.argv[1], 2, int(sys.argv[2]))
 from tests.training.test_checkpoints import restored
 for folder in sys.argv[3:]:

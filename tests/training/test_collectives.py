@@ -18,18 +18,19 @@ def compile_step(**fields: Any) -> None:
     import jax
     from flax import nnx
 
+    from seemore_jax.ahead_of_time.program_cost import program_cost
     from seemore_jax.ahead_of_time.programs import trace_step
-    from seemore_jax.experiment import network_config
     from seemore_jax.network import SeemoRe
-    from seemore_jax.program_cost import program_cost
-    from tests.training import tiny_config
+    from seemore_jax.training.experiment import Experiment
+    from tests.support import tiny_config
 
     config = tiny_config.get_config()
     config.update(fields)
     config.implementation = "plain"
     assert len(jax.devices()) == DEVICES
-    compiled = trace_step(config, jax.devices(), DEVICES * config.accumulate).lower().compile()
-    network = network_config(config)
+    experiment = Experiment.of(config)
+    compiled = trace_step(experiment, jax.devices(), DEVICES * config.accumulate).lower().compile()
+    network = experiment.network
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network))))
     found = [(one.kind, one.bytes, one.times) for one in program_cost(compiled.as_text()).collectives]
     # Beside the gradients: two terms of the loss, how often each expert was chosen, and whether to stop.

@@ -16,10 +16,11 @@ import pytest
 from ml_collections import ConfigDict
 
 import seemore_jax as sj
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.interruption import stop_request
 from seemore_jax.training.loop import train
-from tests.training import tiny_config
-from tests.training.runs import (
+from tests.support import tiny_config
+from tests.support.training_runs import (
     ROOT,
     Process,
     checkpoint_steps,
@@ -195,7 +196,7 @@ def test_wrong_configurations_are_refused_in_one_line(
     data_dir: Path, tmp_path: Path, fields: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(sj.InputError, match=complaint) as raised:
-        train(tiny(data_dir, **fields), tmp_path / "run")
+        train(Experiment.of(tiny(data_dir, **fields)), tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run" / "weights").exists()
 
@@ -248,13 +249,14 @@ _SPLIT = """
 import sys
 from pathlib import Path
 from seemore_jax.data import device_tiles
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loop import train
-from tests.training import tiny_config
+from tests.support import tiny_config
 
 device_tiles._free_memory = lambda: 200_000  # four tiles of 96×80 in half of it, with their LR tiles, do not fit
 config = tiny_config.get_config()
 config.data_dir, config.data_on_device, config.num_steps = sys.argv[2], True, 6
-sys.exit(train(config, Path(sys.argv[1])))
+sys.exit(train(Experiment.of(config), Path(sys.argv[1])))
 """
 
 

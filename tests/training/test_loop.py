@@ -10,12 +10,12 @@ import pytest
 from flax import nnx
 
 import seemore_jax as sj
-from seemore_jax.experiment import network_config
 from seemore_jax.porting.names import to_torch
-from seemore_jax.training.loop import _first_parameters
+from seemore_jax.training.experiment import Experiment
+from seemore_jax.training.loop import initial_parameters
 from seemore_jax.training.loss import loss_terms
-from tests.release import images, ported, release_model
-from tests.training import tiny_config
+from tests.support import tiny_config
+from tests.support.release import images, ported, release_model
 
 
 def model_of(config: sj.SeemoReConfig, parameters: nnx.State) -> sj.SeemoRe:
@@ -25,12 +25,12 @@ def model_of(config: sj.SeemoReConfig, parameters: nnx.State) -> sj.SeemoRe:
 @pytest.mark.parametrize("scale", [2, 3])
 def test_init_from_takes_all_but_the_upsampler_of_another_scale(tmp_path: Path, scale: int) -> None:
     config = tiny_config.get_config()
-    small = network_config(config)
+    small = Experiment.of(config).network
     start = ported(release_model(small), small)
     sj.save(start, tmp_path / "start.safetensors")
     config.scale = scale
     config.init_from = str(tmp_path / "start.safetensors")
-    result = to_torch(model_of(dataclasses.replace(small, scale=scale), _first_parameters(config)))
+    result = to_torch(model_of(dataclasses.replace(small, scale=scale), initial_parameters(Experiment.of(config))))
     for name, tensor in to_torch(start).items():
         if name.startswith("upsampler") and scale != 2:
             assert result[name].shape[0] == 3 * scale**2
@@ -41,11 +41,11 @@ def test_init_from_takes_all_but_the_upsampler_of_another_scale(tmp_path: Path, 
 
 def test_init_from_another_network_is_refused(tmp_path: Path) -> None:
     config = tiny_config.get_config()
-    other = dataclasses.replace(network_config(config), embedding_dim=12)
+    other = dataclasses.replace(Experiment.of(config).network, embedding_dim=12)
     sj.save(ported(release_model(other), other), tmp_path / "other.safetensors")
     config.init_from = str(tmp_path / "other.safetensors")
     with pytest.raises(sj.InputError, match="embedding_dim=12"):
-        _first_parameters(config)
+        initial_parameters(Experiment.of(config))
 
 
 def test_rematerialization_changes_nothing_but_memory() -> None:

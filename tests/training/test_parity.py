@@ -9,14 +9,14 @@ import optax
 import pytest
 import torch
 from flax import nnx
-from ml_collections import ConfigDict
 
 from configs.release import recipe
 from seemore_jax import SeemoReConfig
 from seemore_jax.porting.names import to_torch
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import learning_rate, make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices
-from tests.release import images, ported, release_model, to_nchw
+from tests.support.release import images, ported, release_model, to_nchw
 
 # Small enough to compile in a moment, with every part of the network in it.
 TINY = SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
@@ -25,12 +25,12 @@ STEPS = 20
 DECAY = 0.6  # reached within these steps
 
 
-def experiment(**fields: Any) -> ConfigDict:
+def experiment(**fields: Any) -> Experiment:
     """The release's recipe, `STEPS` steps long, with some fields replaced."""
     config = recipe("T", 2)
     config.num_steps = STEPS
     config.update(fields)
-    return config
+    return Experiment.of(config)
 
 
 def batch(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +172,7 @@ def test_schedules_are_those_of_pytorch(schedule: str) -> None:
 
 
 def test_published_milestones() -> None:
-    rate = learning_rate(recipe("T", 4))
+    rate = learning_rate(Experiment.of(recipe("T", 4)))
     for milestone, factor in ((250_000, 1), (400_000, 1 / 2), (450_000, 1 / 4), (475_000, 1 / 8)):
         assert float(rate(milestone - 1)) == pytest.approx(1e-3 * factor)
         assert float(rate(milestone)) == pytest.approx(1e-3 * factor / 2)

@@ -17,6 +17,7 @@ from configs.release import recipe
 from seemore_jax import InputError, imresize
 from seemore_jax.data import read_image
 from seemore_jax.evaluation.benchmark import Scores
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loss import LossTerms
 from seemore_jax.training.records import Records, read_history, write_setup
 from seemore_jax.training.step import Metrics
@@ -152,10 +153,10 @@ def test_a_run_of_the_same_network_goes_on_however_that_was_written(tmp_path: Pa
     before = json.loads(config.to_json_best_effort())
     for architecture in ({}, {"topk": 1}, before["architecture"]):
         (tmp_path / "config.json").write_text(json.dumps({**before, "architecture": architecture}))
-        write_setup(tmp_path, config)
+        write_setup(tmp_path, Experiment.of(config))
     config.architecture.topk = 2
     with pytest.raises(InputError, match=r"holds a run of a network with topk=1, not 2; choose another workdir"):
-        write_setup(tmp_path, config)
+        write_setup(tmp_path, Experiment.of(config))
     config = recipe("B", 2)
     with pytest.raises(InputError, match=r"holds a run of a network with num_layers=6, not 8"):
-        write_setup(tmp_path, config)
+        write_setup(tmp_path, Experiment.of(config))

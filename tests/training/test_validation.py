@@ -12,7 +12,7 @@ from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.evaluation.benchmark import Scores, evaluate_images
 from seemore_jax.training.step import make_mesh
 from seemore_jax.training.validation import Validation
-from tests.release import ported, release_model
+from tests.support.release import ported, release_model
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1, recursive=1, global_kernel_size=3)
 

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from seemore_jax.data.images import ImageError, read_image, to_rgb8
 from seemore_jax.data.imresize import imresize
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,7 @@ class ZipMember:
             raise ImageError(f"{self}: missing in the archive") from error
         except Exception as error:
             # Decoders raise nearly anything on damaged data.
-            detail = " ".join(str(error).split()) or type(error).__name__
-            raise ImageError(f"{self}: not a readable image ({detail})") from error
+            raise ImageError(f"{self}: not a readable image ({one_line(error)})") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The operations that the CPU's kernels compute: for each one its kernels, and the same function in JAX.
 
 Feature maps are (N, H, C, P) here: each image row is C lines of P floats, P being the width rounded up to whole
-vectors. The first array of each operation is the region (`Region`): it says which part of the arrays is image. Outside
-of it, the kernels leave arbitrary finite values, and the functions in JAX zeros.
+vectors. The first array of each operation is the valid region of the others (`KernelRegion`). Outside of it, the
+results of the kernels are arbitrary finite values, those of the functions in JAX are zeros.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
-from seemore_jax.network.extent import Extent, inside, resize_axis, total
 from seemore_jax.network.implementations import native
 from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 from seemore_jax.network.layers import gelu
+from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_axis, sum_inside
 
 Lines = Float[Array, "n h c p"]
 Pixels = Float[Array, "n h p c"]
@@ -27,8 +27,8 @@ _EPSILON = 1e-6  # of LayerNorm
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
-class Region(NamedTuple):
-    """The valid region of padded arrays, in pixels; `Region` in native/call.h has the same fields.
+class KernelRegion(NamedTuple):
+    """The valid region of padded arrays, in pixels; `KernelRegion` in native/call.h has the same fields.
 
     Attributes:
       height, width: size of the image in the arrays.
@@ -50,9 +50,9 @@ class Region(NamedTuple):
     compute_end: Int[Array, ""]
 
     @property
-    def extent(self) -> Extent:
+    def valid_region(self) -> ValidRegion:
         """The same, as the plain network has it."""
-        return Extent(self.height, self.width, self.first_row, self.image_height, self.begin, self.end)
+        return ValidRegion(self.height, self.width, self.first_row, self.image_height, self.begin, self.end)
 
 
 @functools.cache
@@ -66,34 +66,36 @@ def operation(name: str, trusts_backward: Callable[[], bool] | None = None) -> F
 
 def _convolution(region: Array, x: Lines, scale: Array, offset: Array, taps: Array, bias: Array) -> Arrays:
     """A dense 3×3 convolution, of x or, if `scale` is not empty, of its LayerNorm."""
-    extent, pixels = Region(*region).extent, _to_pixels(x)
+    valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     if scale.size:
         pixels = _normalize(pixels) * scale + offset
     convolved = jax.lax.conv_general_dilated(
-        inside(pixels, extent),
+        mask_outside(pixels, valid),
         taps.reshape(3, 3, -1, bias.shape[0]),
         (1, 1),
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision="highest",
     )
-    return (_to_lines(convolved + bias, extent),)
+    return (_to_lines(convolved + bias, valid),)
 
 
 def _features_and_context(region: Array, x: Lines, *weights: Array) -> Arrays:
     """Local features and context of an embedded input, and the sum of the features over the image."""
-    extent = Region(*region).extent
-    features, context = _separate(extent, x, *weights)
-    return _to_lines(features, extent), _to_lines(context, extent), total(features, extent)
+    valid = KernelRegion(*region).valid_region
+    features, context = _separate(valid, x, *weights)
+    return _to_lines(features, valid), _to_lines(context, valid), sum_inside(features, valid)
 
 
-def _separate(extent: Extent, x: Lines, expand: Array, expand_bias: Array, *striped: Array) -> tuple[Pixels, Pixels]:
+def _separate(
+    valid: ValidRegion, x: Lines, expand: Array, expand_bias: Array, *striped: Array
+) -> tuple[Pixels, Pixels]:
     expanded = _product(gelu(_to_pixels(x)), expand) + expand_bias
     local, context = jnp.split(expanded, 2, axis=-1)
-    return gelu(_striped(local, extent, *striped)), context
+    return gelu(_striped(local, valid, *striped)), context
 
 
-def _survey(region: Array, x: Lines, *arrays: Array) -> Arrays:
+def _global_statistics(region: Array, x: Lines, *arrays: Array) -> Arrays:
     """The sum of the features over the image, and the context after its first reduction, before GELU."""
     *separating, taps, bias = arrays
     _, context, features_sum = _features_and_context(region, x, *separating)
@@ -102,9 +104,9 @@ def _survey(region: Array, x: Lines, *arrays: Array) -> Arrays:
 
 def _reduction(region: Array, context: Lines, taps: Array, bias: Array) -> Arrays:
     """A depthwise 4×4 convolution of stride 4."""
-    extent = Region(*region).extent
+    valid = KernelRegion(*region).valid_region
     reduced = _depthwise(_to_pixels(context), taps, (4, 4), (4, 4), "VALID") + bias
-    quarter = extent._replace(height=extent.height // 4, width=extent.width // 4)
+    quarter = valid._replace(height=valid.height // 4, width=valid.width // 4)
     return (_to_lines(reduced, quarter),)
 
 
@@ -125,8 +127,10 @@ def _low_rank_experts(
 
     Each image has weights of its own. The summary has fewer rows, between which it is interpolated.
     """
-    valid = Region(*region)
-    resized = resize_axis(_to_pixels(summary), 1, x.shape[1], valid.summary_rows, valid.image_height, valid.first_row)
+    fields = KernelRegion(*region)
+    resized = resize_axis(
+        _to_pixels(summary), 1, x.shape[1], fields.summary_rows, fields.image_height, fields.first_row
+    )
     pixels = _to_pixels(features)
 
     def linear(pixels: Array, kernel: Array, bias: Array) -> Array:
@@ -135,7 +139,7 @@ def _low_rank_experts(
     low_rank = linear(pixels, from_features, from_features_bias)
     low_rank *= linear(_to_pixels(context) + resized, from_context, from_context_bias)
     mixed = linear(jnp.concatenate([pixels, low_rank], axis=-1), out, out_bias)
-    return (_to_lines(_to_pixels(x) + mixed, valid.extent),)
+    return (_to_lines(_to_pixels(x) + mixed, fields.valid_region),)
 
 
 def _low_rank_experts_of_embedded(region: Array, x: Lines, embedded: Lines, *arrays: Array) -> Arrays:
@@ -156,24 +160,24 @@ def _gated_feed_forward(
     project_bias: Array,
 ) -> Arrays:
     """x + GELU(project(values · depthwise3(gate))), where values and gate are the halves of GELU(expand(LN(x)))."""
-    extent, pixels = Region(*region).extent, _to_pixels(x)
+    valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     values, gate = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
-    gate = _depthwise(inside(gate, extent), taps, (3, 3)) + taps_bias
-    return (_to_lines(pixels + gelu(_product(values * gate, project) + project_bias), extent),)
+    gate = _depthwise(mask_outside(gate, valid), taps, (3, 3)) + taps_bias
+    return (_to_lines(pixels + gelu(_product(values * gate, project) + project_bias), valid),)
 
 
 def _spatial_enhancement(region: Array, x: Lines, expand: Array, expand_bias: Array, *arrays: Array) -> Arrays:
     """x + project(striped(query) · value), where query and value are the halves of GELU(expand(LN(x)))."""
-    extent, pixels = Region(*region).extent, _to_pixels(x)
+    valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     *striped, project, project_bias = arrays
     query, value = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
-    enhanced = _product(_striped(query, extent, *striped) * value, project) + project_bias
-    return (_to_lines(pixels + enhanced, extent),)
+    enhanced = _product(_striped(query, valid, *striped) * value, project) + project_bias
+    return (_to_lines(pixels + enhanced, valid),)
 
 
-def _striped(x: Pixels, extent: Extent, row: Array, row_bias: Array, column: Array, column_bias: Array) -> Pixels:
-    along_row = _depthwise(inside(x, extent), row, (1, row.shape[0])) + row_bias
-    return _depthwise(inside(along_row, extent), column, (column.shape[0], 1)) + column_bias
+def _striped(x: Pixels, valid: ValidRegion, row: Array, row_bias: Array, column: Array, column_bias: Array) -> Pixels:
+    along_row = _depthwise(mask_outside(x, valid), row, (1, row.shape[0])) + row_bias
+    return _depthwise(mask_outside(along_row, valid), column, (column.shape[0], 1)) + column_bias
 
 
 def _depthwise(
@@ -204,8 +208,8 @@ def _to_pixels(x: Lines) -> Pixels:
     return x.swapaxes(2, 3)
 
 
-def _to_lines(x: Pixels, extent: Extent) -> Lines:
-    return inside(x, extent).swapaxes(2, 3)
+def _to_lines(x: Pixels, valid: ValidRegion) -> Lines:
+    return mask_outside(x, valid).swapaxes(2, 3)
 
 
 # The kernels.
@@ -249,14 +253,14 @@ def _low_rank_experts_backward(region: Array, *arrays_and_cotangent: Array) -> A
     *arrays, cotangent = arrays_and_cotangent
     x, features, context, summary, *experts = arrays
     others = _call_backward("low_rank_experts", region, arrays, [cotangent], [features, context, *experts])
-    valid = Region(*region)
+    fields = KernelRegion(*region)
     resize = functools.partial(
         resize_axis,
         axis=1,
         length=x.shape[1],
-        source=valid.summary_rows,
-        target=valid.image_height,
-        first=valid.first_row,
+        source=fields.summary_rows,
+        target=fields.image_height,
+        first=fields.first_row,
     )
     (of_summary,) = jax.linear_transpose(resize, summary)(others[1])
     return cotangent, *others[:2], of_summary, *others[2:]
@@ -271,7 +275,7 @@ def _result_shapes(name: str, arrays: Sequence[Array]) -> tuple[jax.ShapeDtypeSt
         return (shape((n, height, arrays[-1].shape[0], pitch)),)
     if name == "features_and_context":
         return shape(x.shape), shape(x.shape), features_sum
-    if name == "survey":
+    if name == "global_statistics":
         return features_sum, reduced
     return (reduced,) if name == "reduction" else (shape(x.shape),)
 
@@ -296,7 +300,7 @@ _OPERATIONS = {
         # Each image has expert weights of its own.
         _fused(_low_rank_experts, batched=range(1, 11), backward=_low_rank_experts_backward),
         # For images in strips, which nobody differentiates: their gradients have no kernels.
-        _fused(_survey),
+        _fused(_global_statistics),
         _fused(_low_rank_experts_of_embedded, batched=(1, 2, *range(9, 16))),
     )
 }

@@ -1,108 +1,55 @@
-"""The network as it reads in `seemore_jax.network.seemore`, one residual group after the other: the reference.
+"""The plain implementation: the layers of `seemore_jax.network.seemore` as XLA compiles them.
 
-Below, the same in the steps of `Stages`.
+It works on every backend, and all others are tested against it. Images that fill only a part of their arrays are left
+to `padded`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
-from seemore_jax.network.extent import Extent, inside, total
+from seemore_jax.network.implementations import padded
 from seemore_jax.network.routing import Routing
+from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork, stack_routings
+from seemore_jax.network.valid_region import ValidRegion
 
-if TYPE_CHECKING:
-    from seemore_jax.network.seemore import ResidualGroup, SeemoRe
-
-
-def apply_network(
-    model: "SeemoRe",
-    lr: Float[Array, "n h w 3"],
-    extent: Extent | None = None,
-    *,
-    groups: Callable[..., tuple[Array, Routing]] | None = None,
-) -> tuple[Float[Array, "n sh sw 3"], Routing]:
-    """The image, and the routing with a `groups` axis; with residual groups as `groups` applies them."""
-    shallow = model.extract(lr, extent)
-    x, routing = (groups or apply_groups)(model.groups, shallow, model.config, extent)
-    return model.reconstruct(x, shallow, extent), routing
+# Applies all residual groups: groups, features, configuration → features, routing.
+ApplyGroups = Callable[[Sequence[ResidualGroup], Array, SeemoReConfig], tuple[Array, Routing]]
 
 
 def apply_groups(
-    groups: Sequence["ResidualGroup"],
-    x: Float[Array, "n h w c"],
-    config: SeemoReConfig,
-    extent: Extent | None = None,
+    groups: Sequence[ResidualGroup], x: Float[Array, "n h w c"], config: SeemoReConfig
 ) -> tuple[Float[Array, "n h w c"], Routing]:
-    """The features after all groups, and the routing with a `groups` axis; of the image in `x` that `extent` says."""
+    """Returns the features after all groups, and the routing with a `groups` axis."""
     routings = []
     for group in groups:
-        x, routing = jax.checkpoint(group)(x, extent) if config.rematerialize else group(x, extent)
+        x, routing = (jax.checkpoint(group) if config.rematerialize else group)(x)
         routings.append(routing)
     return x, stack_routings(routings)
 
 
-def stack_routings(routings: Sequence[Routing]) -> Routing:
-    """The routings of single groups as one, with a `groups` axis."""
-    return jax.tree.map(lambda *layers: jnp.stack(layers, axis=1), *routings)
+def apply_network(
+    model: SeemoReNetwork,
+    lr: Float[Array, "n h w 3"],
+    region: ValidRegion | None = None,
+    *,
+    groups: ApplyGroups = apply_groups,
+) -> tuple[Float[Array, "n sh sw 3"], Routing]:
+    """Computes `SeemoReNetwork.__call__`.
 
+    Args:
+      model: the network.
+      lr: images with values in [0, 1].
+      region: the part of `lr` that the images fill; None if they fill all of it.
+      groups: applies the residual groups.
 
-def place(shape: tuple[int, ...], config: SeemoReConfig, extent: Extent) -> Extent:
-    """Where the image is in feature maps of that height and width."""
-    del shape, config
-    return extent
-
-
-def extract(model: "SeemoRe", lr: Float[Array, "n h w 3"], extent: Extent) -> Array:
-    """The shallow features."""
-    return model.extract(lr, extent)
-
-
-def embed(group: "ResidualGroup", x: Array, extent: Extent) -> Array:
-    """The dense convolution that a residual group begins with, of LN(x)."""
-    local = group.rank_modulating
-    return local.mixture_block.embed(inside(local.norm_1(x), extent))
-
-
-def survey(group: "ResidualGroup", embedded: Array, extent: Extent) -> tuple[Float[Array, "n c"], Array]:
-    """What the routing takes: the sum of the features over the pixels that count, and the context.
-
-    The context is what its first reduction leaves of it, if it has any: (N, H/4, W/4, C).
+    Returns:
+      The upscaled images, and the routing with a `groups` axis.
     """
-    block = group.rank_modulating.mixture_block
-    features, context = block.separate(embedded, extent)
-    return total(features, extent), block.reduce(context) if block.recursive else context
-
-
-def summarize(group: "ResidualGroup", reduced: Float[Array, "n h w c"], extent: Extent) -> Array:
-    """The context's summary as `modulate` takes it, from what `survey` left of the whole image's context."""
-    block = group.rank_modulating.mixture_block
-    for _ in range(1, block.recursive):
-        reduced = block.reduce(reduced)
-    return block.mix_summary(reduced, extent)
-
-
-def modulate(
-    group: "ResidualGroup",
-    x: Array,
-    embedded: Array,
-    summary: Array,
-    routing: Routing,
-    extent: Extent,
-) -> Array:
-    """All that comes after the routing, for which features and context are made once more."""
-    local = group.rank_modulating
-    block = local.mixture_block
-    features, context = block.separate(embedded, extent)
-    context = context + block.resize_summary(summary, context.shape[1:3], extent)
-    x = x + block.project(block.mixture.mix(features, context, routing))
-    x = x + local.feed_forward(local.norm_2(x), extent)
-    return group.spatial_modulating(x, extent)
-
-
-def reconstruct(model: "SeemoRe", x: Array, shallow: Array, extent: Extent) -> Float[Array, "n sh sw 3"]:
-    """The image, from the features after all groups and those before."""
-    return model.reconstruct(x, shallow, extent)
+    if region is not None:
+        return padded.apply_network(model, lr, region)
+    shallow = model.extract(lr)
+    x, routing = groups(model.groups, shallow, model.config)
+    return model.reconstruct(x, shallow), routing

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from seemore_jax.devices import compiling_for
-from seemore_jax.errors import InputError
-from seemore_jax.files import replacing, user_cache
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import fused_operation, native, plain
 from seemore_jax.network.implementations.fused_operation import FusedOperation
-
-if TYPE_CHECKING:
-    from seemore_jax.network.seemore import SeemoRe
+from seemore_jax.network.layers import gelu
+from seemore_jax.network.seemore import SeemoReNetwork
+from seemore_jax.system.devices import compiling_for
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write, user_cache
 
 _LOG = logging.getLogger(__name__)
 # The largest relative difference, in the Euclidean norm, of the result and of each gradient. A kernel that leaves out
@@ -171,7 +170,7 @@ def _read(key: str) -> Verdict | None:
 
 def _write(key: str, found: Verdict) -> None:
     try:
-        with replacing(_file(key)) as temporary:
+        with atomic_write(_file(key)) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(found)) + "\n")
     except (OSError, RuntimeError) as error:  # the next process checks again
         _LOG.debug("the verdict cannot be kept: %s", error)
@@ -199,9 +198,8 @@ def _compare(
     apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, gradients: bool
 ) -> tuple[dict[str, float], str]:
     """The largest differences, and which block differs too far; an empty string if none does."""
-    from seemore_jax.network.seemore import SeemoRe
 
-    graph, shapes = nnx.split(SeemoRe.abstract(config))
+    graph, shapes = nnx.split(SeemoReNetwork.abstract(config))
     random = np.random.default_rng(0)
     parameters = jax.tree_util.tree_map_with_path(lambda path, leaf: _random(random, path, leaf), shapes)
     images = _images(random, config.num_experts)
@@ -265,11 +263,12 @@ def _images(random: np.random.Generator, count: int) -> Float[np.ndarray, "n h w
     return (0.5 * colours + 0.5 * random.uniform(0, 1, (len(colours), *_SIZE, 3))).astype(np.float32)
 
 
-def _fit_router(model: "SeemoRe", lr: Float[Array, "n h w 3"]) -> None:
+def _fit_router(model: SeemoReNetwork, lr: Float[Array, "n h w 3"]) -> None:
     """Sets the router's weights such that each image chooses an expert of its own: those of least squares."""
     group = model.groups[0].rank_modulating
     block = group.mixture_block
-    features, _ = block.separate(block.embed(group.norm_1(model.extract(lr))))
+    features, _ = block.split(block.embed(group.norm_1(model.extract(lr))))
+    features = gelu(block.local(features))
     pooled = jnp.mean(features, axis=(1, 2), dtype=jnp.float32)
     product = jnp.matmul(pooled, pooled.T, precision="highest")
     ridge = 1e-6 * jnp.trace(product) * jnp.eye(len(product), dtype=jnp.float32)  # for more experts than channels
@@ -309,7 +308,7 @@ def _relative(mine: Any, theirs: Any) -> float:
 
 
 def _blame(
-    apply_network: Callable[..., Any], model: "SeemoRe", lr: Array, figures: dict[str, float], gradients: bool
+    apply_network: Callable[..., Any], model: SeemoReNetwork, lr: Array, figures: dict[str, float], gradients: bool
 ) -> str:
     """Names the block whose kernels are furthest from its plain function, on the arrays that it gets in the network."""
     with fused_operation.observed() as calls, jax.disable_jit():
@@ -357,7 +356,7 @@ def announce_plain(config: SeemoReConfig) -> None:
 
 def _announce(config: SeemoReConfig, gradients: bool, mine: Verdict) -> str:
     """Leaves this process's verdict where the others read it, and returns the folder."""
-    from seemore_jax.training.distributed import coordination_client
+    from seemore_jax.system.processes import coordination_client
 
     folder = f"seemore/checks/{hashlib.sha256(f'{config} {gradients}'.encode()).hexdigest()[:16]}"
     text = json.dumps(dataclasses.asdict(mine))
@@ -371,7 +370,7 @@ def _agreed(config: SeemoReConfig, gradients: bool, mine: Verdict) -> Verdict:
     Raises:
       RuntimeError: another process has not called the network: on several hosts, all processes call it.
     """
-    from seemore_jax.training.distributed import coordination_client
+    from seemore_jax.system.processes import coordination_client
 
     folder = _announce(config, gradients, mine)
     for other in range(jax.process_count()):

@@ -7,7 +7,7 @@ to XLA. The groups are one `lax.scan`: compiled once, whatever their number.
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,17 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
-from seemore_jax.network.extent import Extent
 from seemore_jax.network.implementations import pallas_blocks as blocks
 from seemore_jax.network.implementations import plain
 from seemore_jax.network.implementations.pallas_stages import SUBLANES, Image, Weights, apply, round_up
 from seemore_jax.network.layers import gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
-
-if TYPE_CHECKING:
-    from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
+from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
 
 # Up to this many pixels, reducing and resizing the context are products with dense matrices of pixels.
 _DENSE_PIXELS = 8192
 
-Map = Float[Array, "n rows lanes"]
+FeatureLanes = Float[Array, "n rows lanes"]
 
 
 class GroupWeights(NamedTuple):
@@ -56,14 +53,11 @@ class GroupWeights(NamedTuple):
 
 
 def apply_groups(
-    groups: Sequence["ResidualGroup"],
+    groups: Sequence[ResidualGroup],
     x: Float[Array, "n h w c"],
     config: SeemoReConfig,
-    extent: Extent | None = None,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
     """As `plain.apply_groups`."""
-    if extent is not None:  # the kernels know the image's size when they are compiled
-        return plain.apply_groups(groups, x, config, extent)
     image = Image.of(x.shape[1], x.shape[2], config)
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]
@@ -82,7 +76,9 @@ def apply_groups(
 apply_network = functools.partial(plain.apply_network, groups=apply_groups)  # its head and tail are XLA's
 
 
-def apply_group(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:
+def apply_group(
+    weights: GroupWeights, x: FeatureLanes, image: Image, config: SeemoReConfig
+) -> tuple[FeatureLanes, Routing]:
     """One residual group."""
     x, routing = apply_mixture(weights, x, image, config)
     x = apply_feed_forward(weights.feed_forwards[0], x, image)
@@ -90,21 +86,25 @@ def apply_group(weights: GroupWeights, x: Map, image: Image, config: SeemoReConf
     return apply_feed_forward(weights.feed_forwards[1], x, image), routing
 
 
-def apply_feed_forward(weights: Weights, x: Map, image: Image) -> Map:
+def apply_feed_forward(weights: Weights, x: FeatureLanes, image: Image) -> FeatureLanes:
     """x + GatedFFN(LN(x))."""
     return apply(blocks.feed_forward(image), image, weights, {}, [x])[0]
 
 
-def apply_enhancement(weights: Weights, x: Map, image: Image, config: SeemoReConfig) -> Map:
+def apply_enhancement(weights: Weights, x: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
     """x + SEE(LN(x))."""
     return apply(blocks.enhancement(image, config.global_kernel_size), image, weights, {}, [x])[0]
 
 
-def apply_mixture(weights: GroupWeights, x: Map, image: Image, config: SeemoReConfig) -> tuple[Map, Routing]:
+def apply_mixture(
+    weights: GroupWeights, x: FeatureLanes, image: Image, config: SeemoReConfig
+) -> tuple[FeatureLanes, Routing]:
     """x + MoRE(LN(x)), and the routing."""
     features, context = apply(blocks.embedding(image), image, weights.embedding, {}, [x])
 
-    def mixed(weights: GroupWeights, x: Map, features: Map, context: Map) -> tuple[Map, Routing]:
+    def mixed(
+        weights: GroupWeights, x: FeatureLanes, features: FeatureLanes, context: FeatureLanes
+    ) -> tuple[FeatureLanes, Routing]:
         routing, experts = _routed_experts(weights, features, image, config)
         context += _summary(weights.context, context, image, config)
         return apply(blocks.mixing(), image, weights.mixing, experts, [x, features, context])[0], routing
@@ -113,13 +113,13 @@ def apply_mixture(weights: GroupWeights, x: Map, image: Image, config: SeemoReCo
     return jax.checkpoint(mixed, prevent_cse=False)(weights, x, features, context)
 
 
-def to_map(x: Float[Array, "n h w c"], image: Image) -> Map:
+def to_map(x: Float[Array, "n h w c"], image: Image) -> FeatureLanes:
     """Channels and pixels in the order and with the padding of the blocks."""
     flat = x.reshape(x.shape[0], image.pixels, image.channels).transpose(0, 2, 1)
     return jnp.pad(flat, ((0, 0), (0, image.rows - image.channels), (0, image.lanes - image.pixels)))
 
 
-def from_map(maps: Map, image: Image) -> Float[Array, "n h w c"]:
+def from_map(maps: FeatureLanes, image: Image) -> Float[Array, "n h w c"]:
     """The inverse of `to_map`."""
     flat = maps[:, : image.channels, : image.pixels].transpose(0, 2, 1)
     return flat.reshape(-1, image.height, image.width, image.channels)
@@ -129,7 +129,7 @@ def from_map(maps: Map, image: Image) -> Float[Array, "n h w c"]:
 
 
 def _routed_experts(
-    weights: GroupWeights, features: Map, image: Image, config: SeemoReConfig
+    weights: GroupWeights, features: FeatureLanes, image: Image, config: SeemoReConfig
 ) -> tuple[Routing, dict[str, Array]]:
     """The routing, and for each image its chosen experts as one of the sum of their ranks."""
     pooled = jnp.sum(features, axis=2, dtype=jnp.float32)[:, : image.channels] / image.pixels
@@ -159,14 +159,14 @@ def _routed_experts(
 # The context's summary.
 
 
-def _summary(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+def _summary(weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
     """What `calibrate` adds to the context."""
     if config.recursive and image.pixels <= _DENSE_PIXELS:
         return _summary_by_products(weights, context, image, config)
     return _summary_by_convolutions(weights, context, image, config)
 
 
-def _summary_by_products(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+def _summary_by_products(weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
     """Everything as products with matrices of pixels, in the lanes."""
     dtype, channels = context.dtype, image.channels
     height, width = image.height, image.width
@@ -213,7 +213,9 @@ def _resize_matrix(size: int, target: int) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(positions - np.arange(size)[:, None]))
 
 
-def _summary_by_convolutions(weights: Weights, context: Map, image: Image, config: SeemoReConfig) -> Map:
+def _summary_by_convolutions(
+    weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig
+) -> FeatureLanes:
     """As the plain implementation; for large images."""
     dtype, channels = context.dtype, image.channels
 
@@ -242,9 +244,9 @@ def _summary_by_convolutions(weights: Weights, context: Map, image: Image, confi
 # Parameters.
 
 
-def group_weights(group: "ResidualGroup", image: Image, config: SeemoReConfig) -> GroupWeights:
+def group_weights(group: ResidualGroup, image: Image, config: SeemoReConfig) -> GroupWeights:
     """A group's parameters, rearranged; linear in them, so that gradients find their way back."""
-    local, far = group.rank_modulating, group.spatial_modulating
+    local, spatial = group.rank_modulating, group.spatial_modulating
     mixture = local.mixture_block
     return GroupWeights(
         embedding=blocks.norm_weights(image, local.norm_1) | _embedding_weights(mixture, image),
@@ -253,17 +255,17 @@ def group_weights(group: "ResidualGroup", image: Image, config: SeemoReConfig) -
         context=_context_weights(mixture),
         router=mixture.mixture.router.linear.kernel[...],
         enhancement={
-            **blocks.norm_weights(image, far.norm_1),
-            **_expand_weights(image, far.enhancement.to_query_value),
-            **blocks.linear_weights(image, project=far.enhancement.project),
-            "row": blocks.depthwise_taps(image, far.enhancement.striped.row.kernel[...]),
-            "row_bias": blocks.column(image, blocks.bias_of(far.enhancement.striped.row)),
-            "column": blocks.column_stripe_taps(image, far.enhancement.striped.column.kernel[...]),
-            "column_bias": blocks.column(image, blocks.bias_of(far.enhancement.striped.column)),
+            **blocks.norm_weights(image, spatial.norm_1),
+            **_expand_weights(image, spatial.enhancement.to_query_value),
+            **blocks.linear_weights(image, project=spatial.enhancement.project),
+            "row": blocks.depthwise_taps(image, spatial.enhancement.striped.row.kernel[...]),
+            "row_bias": blocks.column(image, blocks.bias_of(spatial.enhancement.striped.row)),
+            "column": blocks.column_stripe_taps(image, spatial.enhancement.striped.column.kernel[...]),
+            "column_bias": blocks.column(image, blocks.bias_of(spatial.enhancement.striped.column)),
         },
         feed_forwards=(
             blocks.norm_weights(image, local.norm_2) | _feed_forward_weights(local.feed_forward, image),
-            blocks.norm_weights(image, far.norm_2) | _feed_forward_weights(far.feed_forward, image),
+            blocks.norm_weights(image, spatial.norm_2) | _feed_forward_weights(spatial.feed_forward, image),
         ),
     )
 
@@ -273,7 +275,7 @@ def _expand_weights(image: Image, layer: nnx.Linear, order: np.ndarray | None = 
     return {"expand": expand, "expand_bias": bias}
 
 
-def _feed_forward_weights(layer: "GatedFeedForward", image: Image) -> dict[str, Array]:
+def _feed_forward_weights(layer: GatedFeedForward, image: Image) -> dict[str, Array]:
     return {
         **_expand_weights(image, layer.expand),
         **blocks.linear_weights(image, project=layer.project),
@@ -282,7 +284,7 @@ def _feed_forward_weights(layer: "GatedFeedForward", image: Image) -> dict[str, 
     }
 
 
-def _embedding_weights(layer: "MixtureOfRankExpertsBlock", image: Image) -> dict[str, Array]:
+def _embedding_weights(layer: MixtureOfRankExpertsBlock, image: Image) -> dict[str, Array]:
     # The channel shuffle, folded into the matrix before it.
     order = np.arange(2 * image.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
     return {
@@ -293,7 +295,7 @@ def _embedding_weights(layer: "MixtureOfRankExpertsBlock", image: Image) -> dict
     }
 
 
-def _expert_weights(layer: "MixtureOfRankExpertsBlock", image: Image, config: SeemoReConfig) -> dict[str, Array]:
+def _expert_weights(layer: MixtureOfRankExpertsBlock, image: Image, config: SeemoReConfig) -> dict[str, Array]:
     """All experts with their ranks padded to the same whole sublanes: (E, R, C), biases (E, R, 1) or (E, C, 1)."""
     rank = round_up(max(config.ranks), SUBLANES)
     padded: list[Any] = [expert.padded(rank) for expert in layer.mixture.experts]
@@ -309,7 +311,7 @@ def _expert_weights(layer: "MixtureOfRankExpertsBlock", image: Image, config: Se
     }
 
 
-def _context_weights(layer: "MixtureOfRankExpertsBlock") -> dict[str, Array]:
+def _context_weights(layer: MixtureOfRankExpertsBlock) -> dict[str, Array]:
     channels = layer.aggregate.kernel[...].shape[-1]
     return {
         "aggregate": layer.aggregate.kernel[...].reshape(16, channels).T,

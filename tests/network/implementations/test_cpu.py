@@ -100,11 +100,18 @@ def test_extreme_values_are_those_of_gelu() -> None:
     taps = jnp.zeros((3, channels)).at[1].set(1.0)
     expand = jnp.concatenate([identity, identity], 1)
     features, _, _ = cpu.operation("features_and_context")(
-        cpu.place(x.shape[1:3], SMALL, None).region, cpu.enter(x), expand, jnp.zeros(8), taps, zeros, taps, zeros
+        cpu.image_layout(x.shape[1:3], SMALL, None).region,
+        cpu.to_kernel_layout(x),
+        expand,
+        jnp.zeros(8),
+        taps,
+        zeros,
+        taps,
+        zeros,
     )
     gelu = jax.nn.gelu
     expected = gelu(gelu(values, approximate=False), approximate=False)
-    np.testing.assert_allclose(cpu.leave(features, 12)[0, 0, :, 0], expected, rtol=1e-6, atol=2e-6)
+    np.testing.assert_allclose(cpu.from_kernel_layout(features, 12)[0, 0, :, 0], expected, rtol=1e-6, atol=2e-6)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import pytest
 
 from seemore_jax.network.implementations import native
-from tests.needs import NEEDS
+from tests.support.needs import NEEDS
 
 needs_kernels = pytest.mark.needs("compiler")
 
@@ -151,7 +151,7 @@ def test_a_region_beyond_the_arrays_is_refused(kernel: str) -> None:
         region = tuple(value if name == field else known for name, known in zip(fields, REGION, strict=True))
         message = refused(kernel, "region", inputs, outputs, region=region)
         assert field in message
-    if kernel == "survey":
+    if kernel == "global_statistics":
         refused(kernel, "region", inputs, outputs, region=(*REGION[:7], 2, 8))
 
 

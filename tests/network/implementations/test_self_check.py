@@ -18,9 +18,10 @@ from seemore_jax.command_line import main
 from seemore_jax.data import read_image, write_image
 from seemore_jax.network.implementations import chosen_implementation, cpu, cpu_operations, native, plain, self_check
 from seemore_jax.network.implementations.fused_operation import Arrays
+from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loop import train
-from tests.training import tiny_config
-from tests.training.runs import losses, random_dataset
+from tests.support import tiny_config
+from tests.support.training_runs import losses, random_dataset
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1, recursive=1, global_kernel_size=3)
 LR = jax.random.uniform(jax.random.key(0), (1, 9, 11, 3))
@@ -159,7 +160,7 @@ def test_a_wrong_kernel_is_caught_in_training(
     for implementation in ("auto", "plain"):
         config = tiny_config.get_config()
         config.update({"data_dir": str(tmp_path), "num_steps": 3, "implementation": implementation, "num_workers": 0})
-        assert train(config, tmp_path / implementation) == 0
+        assert train(Experiment.of(config), tmp_path / implementation) == 0
         found[implementation] = losses(tmp_path / implementation)
     assert "low_rank_experts" in caplog.text
     assert len(found["auto"]) == 3
@@ -204,7 +205,7 @@ def test_all_processes_take_the_same_decision(
     other = self_check.Verdict(passed, "a device", {}, "the values of a block differ", 1.0)
     client = Client(other)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr("seemore_jax.training.distributed.coordination_client", lambda: client)
+    monkeypatch.setattr("seemore_jax.system.processes.coordination_client", lambda: client)
     assert (chosen_implementation(CONFIG) is cpu.apply_network) == passed
     assert client.verdicts["0"]["passed"], "this process's own"
     assert ("on process 1, the values of a block differ on a device" in caplog.text) == (not passed)
@@ -213,7 +214,7 @@ def test_all_processes_take_the_same_decision(
 def test_a_process_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(self_check.Verdict(True, "a device", {}, "", 1.0))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr("seemore_jax.training.distributed.coordination_client", lambda: client)
+    monkeypatch.setattr("seemore_jax.system.processes.coordination_client", lambda: client)
     monkeypatch.setattr(native, "available", lambda: False)
     assert chosen_implementation(CONFIG) is plain.apply_network
     assert not client.verdicts["0"]["passed"], "the other process would wait for this one"

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from seemore_jax.data.datasets.div2k.div2k import Div2k, div2k_pairs
 from seemore_jax.data.datasets.paired_images import PairedImages
 from seemore_jax.data.datasets.pairs import TrainingPair
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 
 class Df2k(PairedImages):

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from seemore_jax.data.datasets.paired_images import PairedImages
 from seemore_jax.data.datasets.pairs import TrainingPair
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.errors import InputError
+from seemore_jax.system.errors import InputError
 
 
 class ImageFolder(PairedImages):

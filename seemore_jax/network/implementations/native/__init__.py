@@ -21,8 +21,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
-from seemore_jax.errors import InputError
-from seemore_jax.files import replacing, user_cache
+from seemore_jax.system.errors import InputError
+from seemore_jax.system.files import atomic_write, user_cache
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
@@ -42,7 +42,7 @@ _RANK = ("convolution", "features_and_context", "low_rank_experts", "reduction")
 _SPATIAL = ("gated_feed_forward", "spatial_enhancement")
 KERNELS: dict[str, dict[str, Sequence[str]]] = {
     "always": {"rank_modulating": _RANK, "spatial_modulating": _SPATIAL},
-    "strips": {"strips": ("survey", "low_rank_experts_of_embedded")},
+    "strips": {"strips": ("global_statistics", "low_rank_experts_of_embedded")},
     "gradients": {
         "rank_modulating_backward": [f"{name}_backward" for name in _RANK],
         "spatial_modulating_backward": [f"{name}_backward" for name in _SPATIAL],
@@ -116,10 +116,10 @@ def _compiled(source: str) -> Path:
     digest = path.with_suffix(".sha256")
     if not _is_whole(path, digest):
         _LOG.warning("compiling %s.cc for this CPU: once on this machine, for some seconds", source)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             command = [*compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir(), str(_FOLDER / f"{source}.cc")]
             subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=True)
-            with replacing(digest) as temporary_digest:
+            with atomic_write(digest) as temporary_digest:
                 temporary_digest.write_text(_digest(temporary))
     return path
 

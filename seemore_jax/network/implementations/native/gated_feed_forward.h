@@ -109,12 +109,12 @@ struct GatedFeedForward {
         }
       const float* from_above = gradient + shape.line(strip.image, row, 0);
       projecting.apply(product.line(row, 0), product.stride(), pitch, [&](int o, int w, Vec v) {
-        store(projected.line(row, o) + w, load(from_above + o * pitch + w) * gelu_slope(v));
+        store(projected.line(row, o) + w, load(from_above + o * pitch + w) * gelu_grad(v));
       });
       unprojecting.apply(projected.line(row, 0), projected.stride(), pitch, [&](int c, int w, Vec v) {
         float* to_values = before.line(row, c) + w;
         store(filtered_gradient.line(row, c) + w, v * load(values.line(row, c) + w));
-        store(to_values, v * load(filtered.line(0, c) + w) * gelu_slope(load(to_values)));
+        store(to_values, v * load(filtered.line(0, c) + w) * gelu_grad(load(to_values)));
       });
     }
     for (int row = begin; row < end; ++row) {
@@ -123,7 +123,7 @@ struct GatedFeedForward {
           float* to_gate = before.line(row, channels + c) + w;
           Vec g = filter(filtered_gradient.line(row - 1, c), filtered_gradient.line(row, c),
                          filtered_gradient.line(row + 1, c), c, w, true);
-          store(to_gate, g * gelu_slope(load(to_gate)));
+          store(to_gate, g * gelu_grad(load(to_gate)));
         }
       before.clear_from(row, shape.width);
       store_residual_gradient(shape, strip.image, row, unexpanding, before, normalized, inverse, normalized_gradient,

@@ -97,7 +97,7 @@ struct FeaturesAndContext {
           Vec ahead = striped.column_bias[c] + striped.column(between, row, c, w, false);
           Vec g = load(features_gradient + shape.line(strip.image, row, c) + w);
           if (row >= this->begin && row < this->end) g += pooled_gradient[c];
-          store(striped_gradient.line(row, c) + w, g * gelu_slope(ahead));
+          store(striped_gradient.line(row, c) + w, g * gelu_grad(ahead));
         }
       striped_gradient.clear_from(row, shape.width);
     }
@@ -113,7 +113,7 @@ struct FeaturesAndContext {
       local_gradient.clear_from(row, shape.width);
       unexpanding.apply(local_gradient.line(row, 0), local_gradient.stride(), pitch, [&](int c, int w, Vec v) {
         size_t at = line + c * pitch + w;
-        store(x_gradient + at, v * gelu_slope(load(x + at)));
+        store(x_gradient + at, v * gelu_grad(load(x + at)));
       });
     }
     Block at_local = local_gradient.from(begin);

@@ -25,7 +25,7 @@ namespace ffi = xla::ffi;
 
 constexpr size_t kMostAxes = 4;
 
-// What part of the arrays is image: the first array of each call, as `Extent.region` in Python makes it.
+// What part of the arrays is image: the first array of each call, as `ValidRegion.region` in Python makes it.
 struct Region {
   int height, width;            // of the image in the arrays
   int first_row, image_height;  // of the image, of which the array may hold some rows only

@@ -147,13 +147,13 @@ struct SpatialEnhancement {
           float* at_value = before.line(row, channels + c) + w;
           Vec ahead = load(at_value);
           store(product.line(row, c) + w, s * gelu(ahead));
-          store(at_value, load(product_gradient.line(row, c) + w) * s * gelu_slope(ahead));
+          store(at_value, load(product_gradient.line(row, c) + w) * s * gelu_grad(ahead));
           store(between_gradient.line(row, c) + w, striped.column(striped_gradient, row, c, w, true));
         }
       for (int c = 0; c < channels; ++c)
         for (int w = 0; w < pitch; w += kLanes) {
           float* at_query = before.line(row, c) + w;
-          store(at_query, striped.row(between_gradient.line(row, c), c, w, true) * gelu_slope(load(at_query)));
+          store(at_query, striped.row(between_gradient.line(row, c), c, w, true) * gelu_grad(load(at_query)));
         }
       before.clear_from(row, shape.width);
       store_residual_gradient(shape, strip.image, row, unexpanding, before, normalized, inverse, normalized_gradient,

@@ -9,7 +9,7 @@ namespace seemore {
 
 // Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. The rows
 // to be computed have to begin where four rows of the context become one.
-void survey(const Call& call) {
+void global_statistics(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias, taps, bias] = call.inputs<9>();
   auto [pooled, reduced] = call.outputs<2>();
   auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
@@ -45,7 +45,7 @@ void low_rank_experts_of_embedded(const Call& call) {
   clear_beyond(separate.shape, out);
 }
 
-SEEMORE_KERNEL(survey,
+SEEMORE_KERNEL(global_statistics,
                "x[n h c p] expand[c 2c] expand_bias[2c] row[k c] row_bias[c] column[k c] column_bias[c] "
                "taps[16 c] bias[c]",
                "pooled[n c] reduced[n h/4 c p/4]");

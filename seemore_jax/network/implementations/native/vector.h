@@ -86,7 +86,7 @@ inline Vec normal_cdf(Vec x) {
 inline Vec gelu(Vec x) { return x * normal_cdf(x); }
 
 // The derivative of gelu.
-inline Vec gelu_slope(Vec x) {
+inline Vec gelu_grad(Vec x) {
   return normal_cdf(x) + x * 0.39894228f * exp_of_negative(-0.5f * x * x);
 }
 

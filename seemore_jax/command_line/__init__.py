@@ -1,0 +1,46 @@
+"""The command line: `python -m seemore_jax COMMAND …`, a module for each command.
+
+A wrong input gives one line on standard error and exit status 2. `upscale` of several files goes on without those that
+it cannot use, and ends with status 1.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from seemore_jax.command_line import compile as compile_command
+from seemore_jax.command_line import convert, demo, doctor, export, info, prepare, routes, upscale, web
+from seemore_jax.system.compilation_cache import use_compilation_cache
+from seemore_jax.system.exit_status import INTERRUPTED, exit_status
+from seemore_jax.version import __version__
+
+# In the order of --help.
+_COMMANDS = (upscale, routes, convert, export, info, demo, prepare, web, doctor, compile_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status. After Ctrl-C it does not return but ends the process."""
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    options.overrides = overrides
+    if overrides and not options.takes_overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    use_compilation_cache()
+    status = exit_status(lambda: options.run(options))
+    if status == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # an orderly exit would wait until the last archive is downloaded
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="seemore_jax", description="SeemoRe image super-resolution.")
+    parser.add_argument("--version", action="version", version=f"seemore-jax {__version__}")
+    # Only `compile` takes further arguments, --config.FIELD=VALUE.
+    parser.set_defaults(takes_overrides=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser

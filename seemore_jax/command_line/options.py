@@ -1,0 +1,57 @@
+"""Options that several commands share, and what they stand for."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from seemore_jax.porting.hyperparameters import UNREADABLE
+from seemore_jax.porting.weights import DEFAULT_MODEL
+from seemore_jax.system.devices import DEVICES
+
+if TYPE_CHECKING:
+    from seemore_jax.network import SeemoRe
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """Adds `--model` and the hyperparameters that a weights file may lack."""
+    command.add_argument(
+        "-m",
+        "--model",
+        default=DEFAULT_MODEL,
+        help="weights file, folder, bundled name or user/repo[@revision] (default: %(default)s)",
+    )
+    add_hyperparameters(command)
+
+
+def add_hyperparameters(command: argparse.ArgumentParser) -> None:
+    """Adds an option for each hyperparameter that cannot be read from the weights' shapes."""
+    group = command.add_argument_group("hyperparameters that a weights file from elsewhere may not contain")
+    group.add_argument("--use_shuffle", type=_boolean, metavar="true|false", help="channel shuffle in the MoRE block")
+    group.add_argument("--recursive", type=int, metavar="N", help="reductions of the context by 4")
+    group.add_argument("--topk", type=int, metavar="K", help="experts that each router chooses")
+    group.add_argument("--img_range", type=float, metavar="RANGE", help="range of values inside the network")
+
+
+def add_device_option(command: argparse.ArgumentParser) -> None:
+    """Adds `--device`."""
+    command.add_argument(
+        "--device", choices=DEVICES, help="device that computes (default: the fastest one that JAX finds)"
+    )
+
+
+def hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the hyperparameters that the user gave, by name."""
+    given = {name: getattr(options, name) for name in UNREADABLE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_model(options: argparse.Namespace) -> "SeemoRe":
+    """Loads the network that `--model` names."""
+    from seemore_jax.porting import load
+
+    return load(options.model, **hyperparameters(options))
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, not {text!r}")
+    return text == "true"
