@@ -1,5 +1,6 @@
 # make demo    upscale real photographs (installs what the program needs)
-# make test    style, types and the whole test suite (installs what the tests need, too)
+# make quick   style, types and the quick tests: under 10 minutes on 2 cores
+# make test    style, types and all tests but the slowest (installs what the tests need, too)
 # make test-all    that, and what takes an hour: every command of the README, and what it promises of the quickstart
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 # make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
@@ -27,10 +28,13 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo test test-all test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo quick test test-all test-native test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
+
+quick: lint types
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not thorough"
 
 test: lint types unit
 

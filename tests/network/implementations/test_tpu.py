@@ -116,6 +116,7 @@ def test_values_and_gradients_are_those_of_the_plain_implementation(
     assert len(np.unique(routing.experts[:, 0, 0])) > 1, "the images should choose different experts"
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 @pytest.mark.parametrize("rematerialize", [False, True])
 def test_layers_follow_one_another(rematerialize: bool) -> None:
@@ -123,6 +124,7 @@ def test_layers_follow_one_another(rematerialize: bool) -> None:
     assert routing.experts.shape[:2] == (2, 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
 def test_gradients_of_the_longest_filter_and_of_two_reductions() -> None:
     """The neighbourhood is longer than a chunk, and than the image."""
@@ -161,6 +163,7 @@ def test_values_across_the_borders_of_chunks(fields: dict[str, Any], shape: tupl
     _assert_same_values(_values(tpu, config, shape), _values(plain, config, shape))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 def test_bfloat16_is_as_exact_as_that_of_the_plain_implementation() -> None:
     """In values and gradients, measured from the plain network in float32."""
