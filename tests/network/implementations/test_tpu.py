@@ -13,8 +13,8 @@ from flax import nnx
 from jax.experimental import topologies
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
-from seemore_jax.network.implementations import pallas_stages, plain, tpu
-from seemore_jax.network.implementations.pallas_stages import Image
+from seemore_jax.network.implementations import pallas_kernels, pallas_stages, plain, tpu
+from seemore_jax.network.implementations.pallas_stages import MapShape
 
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
 _FULL = ("float32", "highest")
@@ -31,9 +31,9 @@ def _small(**fields: Any) -> SeemoReConfig:
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Chunks so short that small images have several; kernels for others are forgotten, before and afterwards."""
     monkeypatch.setattr(pallas_stages, "_CHUNK", 128)
-    pallas_stages._fused.cache_clear()
+    pallas_kernels.fused.cache_clear()
     yield
-    pallas_stages._fused.cache_clear()
+    pallas_kernels.fused.cache_clear()
 
 
 def _arguments(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
@@ -158,7 +158,7 @@ def test_values_of_every_option_and_of_odd_sizes(fields: dict[str, Any], shape: 
 @pytest.mark.parametrize(("fields", "shape"), _IN_CHUNKS, ids=str)
 def test_values_across_the_borders_of_chunks(fields: dict[str, Any], shape: tuple[int, int, int]) -> None:
     config = _small(**fields)
-    image = Image.of(*shape[1:], config)
+    image = MapShape.of(*shape[1:], config)
     assert image.lanes > image.chunk
     _assert_same_values(_values(tpu, config, shape), _values(plain, config, shape))
 
@@ -204,7 +204,7 @@ def test_the_resize_matrix_is_the_resize(size: int, target: int) -> None:
 def test_what_fits_into_memory_is_fused_and_what_does_not_is_not() -> None:
     config = SeemoReConfig.variant("T")
     for side, fits in ((64, True), (2048, False)):
-        image = Image.of(side, side, config)
+        image = MapShape.of(side, side, config)
         assert tpu.blocks.feed_forward(image).fits(image) == fits
         assert tpu.blocks.enhancement(image, 11).fits(image) == fits
 
@@ -215,7 +215,7 @@ def test_a_host_without_a_tpu_compiles_real_kernels_for_one(monkeypatch: pytest.
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     devices = topologies.get_topology_desc("v5e:1x1", "tpu", chips_per_host_bounds=(1, 1, 1)).devices
     config = SeemoReConfig.variant("T", compute_dtype="bfloat16", precision="default")
-    image = Image.of(16, 16, config)
+    image = MapShape.of(16, 16, config)
     block = tpu.blocks.mixing()
     maps = jnp.zeros((2, image.rows, image.lanes), jnp.bfloat16)
     weights = {name: jnp.zeros((40, 40)) for name in ("project",)} | {"project_bias": jnp.zeros((40, 1))}
@@ -227,6 +227,6 @@ def test_a_host_without_a_tpu_compiles_real_kernels_for_one(monkeypatch: pytest.
     }
     sharding = jax.sharding.SingleDeviceSharding(devices[0])
     function = jax.jit(
-        lambda maps: pallas_stages.apply(block, image, weights, experts, [maps] * 3), in_shardings=sharding
+        lambda maps: pallas_kernels.apply(block, image, weights, experts, [maps] * 3), in_shardings=sharding
     )
     assert "tpu_custom_call" in function.trace(jax.ShapeDtypeStruct(maps.shape, maps.dtype)).lower().as_text()
