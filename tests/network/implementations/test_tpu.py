@@ -110,7 +110,7 @@ def test_values_and_gradients_are_those_of_the_plain_implementation(
 ) -> None:
     # An odd size.
     if not fused:
-        monkeypatch.setattr(pallas_stages, "_VMEM_BYTES", 0)
+        monkeypatch.setattr(pallas_stages, "VMEM_BYTES", 0)
         monkeypatch.setattr(tpu, "_DENSE_PIXELS", 0)
     routing = _assert_same(_small(topk=2), (3, 13, 17))
     assert len(np.unique(routing.experts[:, 0, 0])) > 1, "the images should choose different experts"
