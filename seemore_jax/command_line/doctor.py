@@ -18,7 +18,7 @@ from seemore_jax.system.memory import free_memory
 from seemore_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
-_CACHES = {"kernels": "compiled kernels", "checks": "verdicts of the self-check", "jax": "compiled programs"}
+_CACHES = {"kernels": "compiled kernels", "checks": "verdicts of the self-check", "programs": "compiled programs"}
 # Networks whose implementation is reported: the default model, and what accelerators are faster with.
 _TYPES = {"cpu": ("float32",), "gpu": ("float32", "bfloat16"), "tpu": ("float32", "bfloat16")}
 # With less free memory, a photograph of two megapixels cannot be upscaled.

@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from seemore_jax.system import compilation_cache
-
 ROOT = Path(__file__).parents[2]
 
 _PROGRAM = """
@@ -35,7 +31,7 @@ def run(cache: Path | str, **more: str) -> str:
 
 def test_the_second_start_finds_what_the_first_compiled(tmp_path: Path) -> None:
     assert run(tmp_path) == "cache_misses"
-    folder = tmp_path / "seemore-jax" / "jax"
+    folder = tmp_path / "seemore-jax" / "programs"
     entries = sorted(folder.glob("*-cache"))
     assert entries
     assert run(tmp_path) == "cache_hits"
@@ -56,10 +52,12 @@ def test_without_a_folder_it_works_as_well(tmp_path: Path) -> None:
     assert run(tmp_path / "file") == ""
 
 
-def test_the_oldest_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for age, name in enumerate(["new-cache", "old-cache", "oldest-cache"]):
-        (tmp_path / name).write_bytes(bytes(10))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    monkeypatch.setattr(compilation_cache, "_MAX_BYTES", 15)
-    compilation_cache._prune(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new-cache"]
+def test_the_oldest_entries_go_first(tmp_path: Path) -> None:
+    run(tmp_path)
+    folder = tmp_path / "seemore-jax" / "programs"
+    before = {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+    most = str(max(before.values()) + 100)  # bytes: room for one program
+    assert run(tmp_path, XLA_FLAGS="--xla_cpu_enable_fast_math=true", JAX_COMPILATION_CACHE_MAX_SIZE=most)
+    after = {path.name: path.stat().st_size for path in folder.glob("*-cache")}
+    assert after.keys() - before.keys(), "the new program is kept"
+    assert sum(after.values()) <= int(most)
