@@ -8,6 +8,8 @@ single values differ by a few steps of 255.
 
 import io
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +67,20 @@ def compress(
         return np.asarray(decoded.convert("RGB"))
 
 
+def estimated_quality(tables: Mapping[int, Sequence[int]]) -> int:
+    """Estimates the quality with which a JPEG file was written, from its quantization tables.
+
+    Args:
+      tables: the file's tables, 64 numbers in any order each; table 0 is that of luminance.
+
+    Returns:
+      The quality, 1 to 100, for which libjpeg's luminance table is nearest on average.
+    """
+    qualities = np.arange(1, 101)
+    scaled = np.clip((_TABLES[0] * _percent(qualities, np.where)[:, None, None] + 50) // 100, 1, 255)
+    return int(qualities[np.argmin(np.abs(scaled.sum(axis=(1, 2)) - sum(tables[0])))])
+
+
 def compress_on_device(
     images: UInt8[Array, "n h w 3"], quality: Int[Array, " n"], subsampling: Int[Array, " n"]
 ) -> UInt8[Array, "n h w 3"]:
@@ -103,10 +119,14 @@ def _fixed_point(channels: Array, matrix: np.ndarray, offsets: np.ndarray) -> Ar
 
 
 def _scaled_tables(quality: Array) -> Float[Array, "2 8 8"]:
-    """Scales the standard tables by the quality, in integers as libjpeg does."""
+    """Scales the standard tables by the quality."""
     quality = jnp.clip(quality, 1, 100).astype(jnp.int32)
-    percent = jnp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return jnp.clip((_TABLES * percent + 50) // 100, 1, 255).astype(jnp.float32)
+    return jnp.clip((_TABLES * _percent(quality, jnp.where) + 50) // 100, 1, 255).astype(jnp.float32)
+
+
+def _percent(quality: Any, where: Callable[..., Any]) -> Any:
+    """Returns the factor of the standard tables for a quality, in percent, as libjpeg defines it."""
+    return where(quality < 50, 5000 // quality, 200 - 2 * quality)
 
 
 def _chroma_branch(shape: tuple[int, ...], columns: int, rows: int) -> jax.tree_util.Partial:

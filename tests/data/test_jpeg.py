@@ -1,12 +1,15 @@
 """If these fail, training on devices degrades images in another way than the JPEG files that people have."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
-from seemore_jax.data.jpeg import SUBSAMPLINGS, compress, compress_on_device
+from seemore_jax.data.jpeg import SUBSAMPLINGS, compress, compress_on_device, estimated_quality
 from seemore_jax.system.errors import InputError
 
 PHOTOGRAPH = skimage.data.astronaut()
@@ -48,3 +51,12 @@ def test_each_image_has_its_own_quality_and_subsampling() -> None:
 def test_wrong_settings_are_refused(quality: int, subsampling: int) -> None:
     with pytest.raises(InputError, match=f"not {quality} and {subsampling}"):
         compress(PHOTOGRAPH, quality, subsampling)
+
+
+@pytest.mark.parametrize("quality", [1, 10, 30, 49, 50, 75, 92, 99])
+@pytest.mark.parametrize("subsampling", [0, 2])
+def test_the_quality_of_a_file_is_found(quality: int, subsampling: int) -> None:
+    file = io.BytesIO()
+    Image.fromarray(PHOTOGRAPH).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    with Image.open(file) as image:
+        assert abs(estimated_quality(image.quantization) - quality) <= (1 if quality > 2 else 10)  # type: ignore[attr-defined]
