@@ -32,7 +32,6 @@ def test_the_same_random_numbers_give_the_same_draw() -> None:
     [
         ((0, 50), SUBSAMPLINGS, 0.1, "jpeg_quality"),
         ((60, 50), SUBSAMPLINGS, 0.1, "jpeg_quality"),
-        ((50,), SUBSAMPLINGS, 0.1, "jpeg_quality"),
         (RANGE, (), 0.1, "jpeg_subsampling"),
         (RANGE, ("4:1:1",), 0.1, "jpeg_subsampling"),
         (RANGE, SUBSAMPLINGS, 1.5, "jpeg_clean_share"),
