@@ -1,6 +1,7 @@
 # make demo    upscale real photographs (installs what the program needs)
-# make test    style, types and the whole test suite (installs what the tests need, too)
-# make test-all    that, and what takes an hour: every command of the README, and what it promises of the quickstart
+# make quick   style, types and the quick tests: under 10 minutes on 2 cores
+# make test    style, types and all tests but the slowest (installs what the tests need, too)
+# make test-all    that, and what takes an hour: every command of the README and of docs/, and what it promises of the quickstart
 # make docs    the documentation as a web site, in build/docs; warnings are errors
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 # make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
@@ -28,10 +29,13 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo docs test test-all test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo docs quick test test-all test-native test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
+
+quick: lint types
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not thorough"
 
 test: lint types unit
 
@@ -52,7 +56,7 @@ docs: $(VENV)/docs
 test-native: $(VENV)/test
 	$(MAKE) -C tests/native -j2 XLA="$$($(BIN)/python -c 'import jax; print(jax.ffi.include_dir())')"
 
-# In one process: commands of the README read what others have written, and one has a time limit.
+# In one process: commands of the documentation read what others have written, and one has a time limit.
 test-all: test
 	$(BIN)/pytest -m slow --durations=0
 

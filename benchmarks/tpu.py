@@ -29,7 +29,7 @@ from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import plain, tpu
-from seemore_jax.network.implementations.pallas_stages import Image
+from seemore_jax.network.implementations.pallas_stages import MapShape
 from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.system.devices import compiling_for
 from seemore_jax.training.experiment import Experiment
@@ -175,7 +175,7 @@ def trace_group_part(setting: Setting, part: str) -> Traced:
 
         return _trace_block(setting, plain, parameters, jax.ShapeDtypeStruct(shape, jnp.bfloat16))
 
-    image = Image.of(PATCH, PATCH, config)
+    image = MapShape.of(PATCH, PATCH, config)
 
     def fused(parameters: Any, x: Any) -> Any:
         weights = tpu.group_weights(nnx.merge(graph, parameters), image, config)

@@ -17,6 +17,7 @@ from tests.support.training_runs import checkpoint_steps, losses, random_dataset
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
+@pytest.mark.thorough
 def test_each_has_the_parameters_and_macs_of_its_description() -> None:
     described = re.findall(r"^\| (\w+) \| ([\d,]+) \| ([\d.]+) \|$", ablations.__doc__ or "", re.MULTILINE)
     assert [name for name, _, _ in described] == list(ablations.ABLATIONS)
@@ -30,6 +31,7 @@ def test_each_has_the_parameters_and_macs_of_its_description() -> None:
     assert len(networks) == len(described)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 def test_one_is_trained(tmp_path: Path) -> None:
     random_dataset(tmp_path / "data")

@@ -1,23 +1,21 @@
-"""One large image in strips of rows: in little memory, and with the result that the whole image at once would have.
+"""Upscaling of one large image in strips of rows: in little memory, with the result of the whole image at once.
 
-A residual group needs two things of the whole image, the mean that its router sees and the summary of the context.
-Both are known only when the group's first steps have been done everywhere. So the image is swept once for each group:
+A residual group needs two things of the whole image: the mean of its features, by which its router chooses, and the
+summary of its context. Both are known only when the first steps of the group have been computed everywhere. So there
+is a sweep over the image for each group:
 
     sweep 0     shallow features, and the first steps of group 0
-    sweep i     strip by strip, group i−1 goes on after its routing, and the first steps of group i follow
-    last sweep  the last group goes on, and the image is reconstructed
+    sweep i     for each strip, the rest of group i−1 after its routing, and the first steps of group i
+    last sweep  the rest of the last group, and the reconstruction of the image
 
-Between the sweeps two feature maps of the whole image are kept, outside the device: the group's input x, and its
-embedded features, from which local features and context are made a second time: to keep them, too, would take longer.
-A strip is computed with `halo` rows of its neighbours on each side: as far as a sweep's convolutions see. The network
-is that of `seemore_jax.network`, in the steps of `NetworkSteps`.
+Between two sweeps, two feature maps of the whole image are kept outside of the device: the group's input x, and its
+embedded features. Local features and context are computed from the latter once more, which is faster than to keep them
+too. A strip is computed with `halo` rows of its neighbours on each side, as far as the convolutions of a sweep reach.
+`seemore_jax.network.implementations.NetworkSteps` are the steps of the network.
 """
 
 import functools
-import mmap
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,47 +25,59 @@ from flax import nnx
 from jaxtyping import Array, Float, Num, UInt
 
 from seemore_jax.inference.callbacks import Callbacks
+from seemore_jax.inference.feature_map import FeatureMap
 from seemore_jax.inference.pixels import from_float, to_float
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import NetworkSteps, chosen_steps
 from seemore_jax.network.seemore import ResidualGroup, stack_routings
 from seemore_jax.network.valid_region import ValidRegion
-from seemore_jax.system.errors import InputError
 
-# Of a strip's beginning, so that the context's first reduction meets the same rows as in the whole image.
+# Strips begin at a multiple of this, so that the first reduction of the context sees the rows that it sees in the
+# whole image.
 _ALIGNMENT = 4
-# Widths are rounded up to this many columns, heights of summaries to as many rows: few programs serve many sizes.
+# Widths, and heights of summaries, are rounded up to a multiple of this, so that few programs serve many sizes.
 _STEP = 64
-_MAPS = 2  # that are kept: x, and the embedded features
-# Logits that are closer than this may be ordered otherwise by another order of summation.
+_MAPS = 2  # maps that are kept: x, and the embedded features
+# Experts whose logits are closer than this may swap under a different summation order.
 TIE = 1e-5
 
-# (N, H, W, C) of the network, or lines of an implementation's own layout.
-RowsOfMap = Num[np.ndarray, "1 rows ..."]
+# A window of a map: (1, rows, W, C) of the plain network, or the rows of an implementation's own layout.
+Window = Num[np.ndarray, "1 rows ..."]
 
 
 def halo(config: SeemoReConfig) -> int:
-    """Rows that one sweep sees beyond a strip.
+    """Returns how many rows beyond a strip one sweep reads, on each side.
 
-    The local features, two feed-forwards, the embedding and the features of the next group take one each (at the end:
-    the two convolutions of the reconstruction), the spatial enhancement half of its filter.
+    The local features, two feed-forwards, the embedding and the features of the next group reach one row each (so do,
+    at the end, the two convolutions of the reconstruction); the spatial enhancement reaches half of its filter.
     """
     return _round_up(5 + config.global_kernel_size // 2, _ALIGNMENT)
 
 
 def map_bytes(config: SeemoReConfig, height: int, width: int) -> int:
-    """Of the feature maps that are kept while an image of that size is swept."""
+    """Returns the size of the feature maps that are kept for an image of that size in LR pixels, in bytes."""
     itemsize = jnp.dtype(config.compute_dtype).itemsize
     return _MAPS * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
 
 
 class Strip(NamedTuple):
-    """Rows `begin` … `end` − 1 of the image, computed in a window of rows that starts at `first`."""
+    """A strip of the image, and the window of rows in which it is computed.
+
+    Attributes:
+      begin, end: the strip's own rows of the image, from `begin` to `end` − 1.
+      first: the row of the image with which the window begins.
+      region: the valid region of the window.
+    """
 
     begin: int
     end: int
     first: int
     region: ValidRegion
+
+    @property
+    def own(self) -> slice:
+        """The strip's own rows within the window."""
+        return slice(self.begin - self.first, self.end - self.first)
 
 
 def upscale_in_strips(
@@ -84,16 +94,16 @@ def upscale_in_strips(
     Args:
       model: any SeemoRe.
       image: uint8 or uint16, over the type's whole range, of any size.
-      rows: of a strip, in LR pixels; rounded up to a multiple of 4.
-      dtype: of the result: uint8, uint16, or float32 for the network's own values, then always of three channels.
-      in_file: keep the feature maps in a temporary file in layout of memory.
-      callbacks: told what is done.
+      rows: height of a strip in LR pixels; rounded up to a multiple of 4.
+      dtype: type of the result: uint8, uint16, or float32 for the network's own values, which always have 3 channels.
+      in_file: keep the feature maps in a temporary file instead of in memory.
+      callbacks: called after each strip with the progress, and with notes.
 
     Returns:
       The image, s times as large, and the routing of one image.
 
     Raises:
-      InputError: no room for the temporary file.
+      InputError: there is no room for the temporary file.
     """
     height, width = image.shape[:2]
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
@@ -105,7 +115,10 @@ def upscale_in_strips(
 
 
 class _Sweeps:
-    """The state of an image that is swept."""
+    """The sweeps over one image.
+
+    The device computes a strip while the host stores the results of the strip before.
+    """
 
     def __init__(
         self,
@@ -125,174 +138,139 @@ class _Sweeps:
         self._graph, self._parameters = nnx.split(model)
         self._group_graph = nnx.split(model.groups[0])[0]
         self._groups = [nnx.split(group)[1] for group in model.groups]
-        self._done = 0
-        self._put_off: Callable[[], None] = lambda: None
+        self._strips_done = 0
         strip = self._strips[0]
-        kept = jax.eval_shape(_first, self._graph, self._parameters, self._window_of_image(strip), strip.region)[:_MAPS]
-        self._maps = tuple(_FeatureMap(self._height, window, halo(config), in_file) for window in kept)
+        kept = jax.eval_shape(_first, self._graph, self._parameters, self._image_window(strip), strip.region)[:_MAPS]
+        self._maps = tuple(FeatureMap(self._height, window, halo(config), in_file) for window in kept)
 
     def run(self) -> tuple[np.ndarray, Routing]:
-        """All sweeps."""
-        self._begin_group()
-        for strip in self._strips:
-            window = self._window_of_image(strip)
-            results = _first(self._graph, self._parameters, window, strip.region)
-            self._later(self._keep, strip, results)
-        self._end_sweep()
-        routing, summary = self._route(0)
+        """Runs all sweeps. Returns the upscaled image, and its routing."""
+        routing, summary = self._first_sweep()
         routings = [routing]
         for index in range(1, len(self._groups)):
-            self._begin_group()
-            for strip, maps in self._sweep():
-                how = self._group_graph, self._config, self._shape
-                parameters = self._groups[index - 1], self._groups[index]
-                results = _middle(*how, *parameters, maps, summary, routing, strip.region)
-                self._later(self._keep, strip, results)
-            self._end_sweep()
-            routing, summary = self._route(index)
+            routing, summary = self._middle_sweep(index, routing, summary)
             routings.append(routing)
-        return self._finish(routing, summary), jax.tree.map(np.asarray, stack_routings(routings))
+        return self._last_sweep(routing, summary), jax.tree.map(np.asarray, stack_routings(routings))
 
-    def _begin_group(self) -> None:
-        config = self._config
-        reduction = _ALIGNMENT if config.recursive else 1
-        self._total = np.zeros((1, config.embedding_dim))
-        rows, columns = _round_up(self._height // reduction, _STEP), self._shape[1] // reduction
-        self._reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
+    def _first_sweep(self) -> tuple[Routing, Array]:
+        statistics = _GroupStatistics(self._config, self._height, self._shape[1])
 
-    def _sweep(self) -> Iterator[tuple[Strip, tuple[RowsOfMap, ...]]]:
-        """The strips, each with its windows of the maps; alternately downwards and upwards, as the maps need it."""
-        for strip in self._strips if self._maps[0].downwards else reversed(self._strips):
-            yield strip, tuple(feature_map.window(strip.first) for feature_map in self._maps)
+        def compute(strip: Strip) -> tuple[Array, ...]:
+            return _first(self._graph, self._parameters, self._image_window(strip), strip.region)
 
-    def _later(self, keep: Callable[..., None], *arguments: Any) -> None:
-        """Does what was put off before, while the device computes what these arguments will be; then puts them off."""
-        self._do_the_last()
-        self._put_off = functools.partial(keep, *arguments)
+        self._sweep(self._strips, compute, functools.partial(self._store, statistics))
+        return self._route(0, statistics)
 
-    def _do_the_last(self) -> None:
-        keep, self._put_off = self._put_off, lambda: None
-        keep()
+    def _middle_sweep(self, index: int, routing: Routing, summary: Array) -> tuple[Routing, Array]:
+        """Ends group `index` − 1 and begins group `index`. Returns the latter's routing and summary."""
+        statistics = _GroupStatistics(self._config, self._height, self._shape[1])
+        groups = self._groups[index - 1], self._groups[index]
 
-    def _end_sweep(self) -> None:
-        self._do_the_last()
+        def compute(strip: Strip) -> tuple[Array, ...]:
+            program = self._group_graph, self._config, self._shape
+            return _middle(*program, *groups, self._map_windows(strip), summary, routing, strip.region)
+
+        self._sweep(self._ordered_strips(), compute, functools.partial(self._store, statistics))
+        return self._route(index, statistics)
+
+    def _last_sweep(self, routing: Routing, summary: Array) -> np.ndarray:
+        """Ends the last group. Returns the upscaled image."""
+        scale = self._config.scale
+        channels = 3 if self._dtype == np.float32 else self._image.shape[2]
+        sr = np.empty((self._height * scale, self._width * scale, channels), self._dtype)
+
+        def compute(strip: Strip) -> Array:
+            program = self._graph, self._dtype.name, self._parameters
+            windows = self._image_window(strip), self._map_windows(strip)
+            return _last(*program, *windows, summary, routing, strip.region)
+
+        def store(strip: Strip, result: Array) -> None:
+            own = slice(strip.own.start * scale, strip.own.stop * scale)
+            sr[strip.begin * scale : strip.end * scale] = np.asarray(result)[0, own, : self._width * scale]
+
+        self._sweep(self._ordered_strips(), compute, store)
+        return sr
+
+    def _sweep(
+        self, strips: Sequence[Strip], compute: Callable[[Strip], Any], store: Callable[[Strip, Any], None]
+    ) -> None:
+        """Computes all strips; stores each result while the device computes the next one."""
+        before: tuple[Strip, Any] | None = None
+        for strip in strips:
+            results = compute(strip)
+            if before:
+                self._finish_strip(store, *before)
+            before = strip, results
+        if before:
+            self._finish_strip(store, *before)
         for feature_map in self._maps:
-            feature_map.turn()
+            feature_map.end_sweep()
 
-    def _keep(self, strip: Strip, results: tuple[Array, ...]) -> None:
-        """Puts the strip's own rows of what `_first` or `_middle` returned where the next sweep finds them."""
+    def _finish_strip(self, store: Callable[[Strip, Any], None], strip: Strip, results: Any) -> None:
+        store(strip, results)
+        self._strips_done += 1
+        self._callbacks.progress(self._strips_done / (len(self._strips) * (len(self._groups) + 1)))
+
+    def _ordered_strips(self) -> Sequence[Strip]:
+        """Returns the strips in the order in which the maps can be written: downwards and upwards in turn."""
+        return self._strips if self._maps[0].downwards else self._strips[::-1]
+
+    def _store(self, statistics: "_GroupStatistics", strip: Strip, results: tuple[Array, ...]) -> None:
+        """Stores the strip's own rows of the results of `_first` or `_middle`."""
         *maps, total, reduced = (np.asarray(array) for array in results)
-        own = slice(strip.begin - strip.first, strip.end - strip.first)
         for feature_map, window in zip(self._maps, maps, strict=True):
-            feature_map.write(strip.begin, window[0, own])
-        self._total += total
-        reduction = _ALIGNMENT if self._config.recursive else 1
-        begin, end = strip.begin // reduction, strip.end // reduction
-        offset = strip.first // reduction
-        self._reduced[0, begin:end] = reduced[0, begin - offset : end - offset]
-        self._tell()
+            feature_map.write(strip.begin, window[0, strip.own])
+        statistics.add(strip, total, reduced)
 
-    def _route(self, index: int) -> tuple[Routing, Array]:
-        """What the whole image decides."""
-        mean = jnp.asarray(self._total / (self._height * self._width), jnp.float32)
+    def _route(self, index: int, statistics: "_GroupStatistics") -> tuple[Routing, Array]:
+        """Returns the routing and the summary of a group; notes if two experts are nearly tied."""
+        mean = jnp.asarray(statistics.total / (self._height * self._width), jnp.float32)
         region = ValidRegion.of(self._height, self._width)
-        how = self._group_graph, self._config, self._shape
-        routing, summary = _route(*how, self._groups[index], mean, self._reduced, region)
-        self._report_tie(index, np.asarray(routing.probabilities[0]))
-        return routing, summary
-
-    def _report_tie(self, index: int, probabilities: Float[np.ndarray, " experts"]) -> None:
-        topk = self._config.topk
-        if topk == len(probabilities):
-            return
-        chosen, other = np.sort(probabilities.astype(np.float64))[::-1][topk - 1 : topk + 1]
-        if other > chosen * np.exp(-TIE):  # their logits differ by the logarithm of their ratio
+        program = self._group_graph, self._config, self._shape
+        routing, summary = _route(*program, self._groups[index], mean, statistics.reduced, region)
+        if _is_tie(np.asarray(routing.probabilities[0]), self._config.topk):
             self._callbacks.note(
                 f"layer {index + 1}: two experts are equally probable to within {TIE:g}, so that another way to "
                 "compute, such as the whole image at once, may choose the other"
             )
+        return routing, summary
 
-    def _finish(self, routing: Routing, summary: Array) -> np.ndarray:
-        scale = self._config.scale
-        channels = 3 if self._dtype == np.float32 else self._image.shape[2]
-        sr = np.empty((self._height * scale, self._width * scale, channels), self._dtype)
-        for strip, maps in self._sweep():
-            window = self._window_of_image(strip), maps, summary, routing, strip.region
-            self._later(self._put, strip, sr, _last(self._graph, self._dtype.name, self._parameters, *window))
-        self._end_sweep()
-        return sr
+    def _map_windows(self, strip: Strip) -> tuple[Window, ...]:
+        return tuple(feature_map.window(strip.first) for feature_map in self._maps)
 
-    def _put(self, strip: Strip, sr: np.ndarray, result: Array) -> None:
-        scale = self._config.scale
-        own = slice((strip.begin - strip.first) * scale, (strip.end - strip.first) * scale)
-        sr[strip.begin * scale : strip.end * scale] = np.asarray(result)[0, own, : self._width * scale]
-        self._tell()
-
-    def _window_of_image(self, strip: Strip) -> UInt[np.ndarray, "1 rows columns d"]:
+    def _image_window(self, strip: Strip) -> UInt[np.ndarray, "1 rows columns d"]:
         part = self._image[strip.first : strip.first + self._shape[0]]
         missing = [whole - side for whole, side in zip(self._shape, part.shape[:2], strict=True)]
         return np.pad(part, ((0, missing[0]), (0, missing[1]), (0, 0)))[None]
 
-    def _tell(self) -> None:
-        self._done += 1
-        self._callbacks.progress(self._done / (len(self._strips) * (len(self._groups) + 1)))
 
+class _GroupStatistics:
+    """What the routing of a group needs to know of the whole image, added up strip by strip.
 
-class _FeatureMap:
-    """A feature map of the whole image, whose old rows are read while new ones replace them.
-
-    The new rows are put `margin` rows before the old ones, so that a strip's neighbours are still there when it is
-    read; on the way back, upwards, they are put behind them.
+    Attributes:
+      total: sum of the features over all pixels, float64.
+      reduced: the context after its first reduction by 4, or the context itself if there are no reductions.
     """
 
-    def __init__(self, height: int, window: jax.ShapeDtypeStruct, margin: int, in_file: bool) -> None:
-        self._window_rows = window.shape[1]
-        dtype = np.dtype(window.dtype)
-        # A window at the end reaches beyond the image; what is never touched takes no memory.
-        shape = (height + self._window_rows + 2 * margin, *window.shape[2:])
-        size = int(np.prod(shape)) * dtype.itemsize
-        memory = _temporary_file(size) if in_file else _memory(size)  # given back with the last array of it
-        self._rows = np.frombuffer(memory, dtype).reshape(shape)
-        self._offset, self._next = 0, margin
+    def __init__(self, config: SeemoReConfig, height: int, width: int) -> None:
+        self._reduction = _ALIGNMENT if config.recursive else 1
+        self.total = np.zeros((1, config.embedding_dim))
+        rows, columns = _round_up(height // self._reduction, _STEP), width // self._reduction
+        self.reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
 
-    @property
-    def downwards(self) -> bool:
-        """The order in which strips are to be replaced."""
-        return self._next < self._offset
-
-    def window(self, first: int) -> RowsOfMap:
-        """Old rows, without copying; where the memory is aligned, JAX on a CPU does not copy them either."""
-        begin = self._offset + first
-        return self._rows[None, begin : begin + self._window_rows]
-
-    def write(self, begin: int, rows: Num[np.ndarray, "rows ..."]) -> None:
-        """New rows, from row `begin` of the image on."""
-        begin += self._next
-        self._rows[begin : begin + len(rows)] = rows
-
-    def turn(self) -> None:
-        """Makes the new rows the old ones."""
-        self._offset, self._next = self._next, self._offset
+    def add(self, strip: Strip, total: np.ndarray, reduced: np.ndarray) -> None:
+        """Adds a strip's part."""
+        self.total += total
+        begin, end, first = (row // self._reduction for row in (strip.begin, strip.end, strip.first))
+        self.reduced[0, begin:end] = reduced[0, begin - first : end - first]
 
 
-def _memory(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared memory has no large pages
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # each page is one interruption by the system
-    return memory
-
-
-def _temporary_file(size: int) -> mmap.mmap:
-    """Memory in a file that has no name any more, so that it is gone with the process."""
-    try:
-        with tempfile.TemporaryFile() as file:
-            os.posix_fallocate(file.fileno(), 0, size)  # a disk that fills up later would kill the process
-            return mmap.mmap(file.fileno(), size)
-    except OSError as error:
-        raise InputError(
-            f"{tempfile.gettempdir()}: no room for a feature map of {size / 1e9:.1f} GB ({error.strerror}); "
-            "set TMPDIR to a folder that has it"
-        ) from error
+def _is_tie(probabilities: Float[np.ndarray, " experts"], topk: int) -> bool:
+    """Returns whether the last chosen expert and the next one are equally probable to within `TIE`."""
+    if topk == len(probabilities):
+        return False
+    chosen, other = np.sort(probabilities.astype(np.float64))[::-1][topk - 1 : topk + 1]
+    return bool(other > chosen * np.exp(-TIE))  # their logits differ by the logarithm of their ratio
 
 
 def _strips(height: int, width: int, rows: int, halo: int) -> Iterator[Strip]:
@@ -325,14 +303,15 @@ def _middle(
     shape: tuple[int, int],
     finished: nnx.State,
     begun: nnx.State,
-    maps: tuple[Array, Array],
+    maps: tuple[Array, ...],
     summary: Array,
     routing: Routing,
     region: ValidRegion,
 ) -> tuple[Array, ...]:
     steps = chosen_steps(config)
     layout = steps.image_layout(shape, config, region)
-    x = steps.modulate(nnx.merge(graph, finished), *maps, summary, routing, layout)
+    x, embedded = maps
+    x = steps.modulate(nnx.merge(graph, finished), x, embedded, summary, routing, layout)
     return _begun(steps, nnx.merge(graph, begun), x, layout)
 
 
@@ -342,7 +321,7 @@ def _last(
     dtype: str,
     parameters: nnx.State,
     image: UInt[Array, "1 h w d"],
-    maps: tuple[Array, Array],
+    maps: tuple[Array, ...],
     summary: Array,
     routing: Routing,
     region: ValidRegion,
@@ -350,7 +329,8 @@ def _last(
     model = nnx.merge(graph, parameters)
     steps = chosen_steps(model.config)
     layout = steps.image_layout(image.shape[1:3], model.config, region)
-    x = steps.modulate(model.groups[-1], *maps, summary, routing, layout)
+    x, embedded = maps
+    x = steps.modulate(model.groups[-1], x, embedded, summary, routing, layout)
     sr = steps.reconstruct(model, x, steps.extract(model, to_float(image), layout), layout)
     return from_float(sr, np.dtype(dtype), image.shape[3])
 
@@ -365,7 +345,7 @@ def _route(
     reduced: Float[Array, "1 h w c"],
     image: ValidRegion,
 ) -> tuple[Routing, Array]:
-    """The routing, and the context's summary, for strips of that shape."""
+    """Returns the routing, and the context's summary for strips of that shape."""
     group, steps = nnx.merge(graph, parameters), chosen_steps(config)
     mixture = group.rank_modulating.mixture_block.mixture
     summary = steps.summarize(group, reduced, steps.image_layout(shape, config, image))
@@ -373,6 +353,6 @@ def _route(
 
 
 def _begun(steps: NetworkSteps, group: ResidualGroup, x: Array, layout: object) -> tuple[Array, ...]:
-    """What is kept of the first steps of a group: the maps, the features' sum, and the reduced context."""
+    """Computes the first steps of a group. Returns both maps, the sum of the features, and the reduced context."""
     embedded = steps.embed(group, x, layout)
     return x, embedded, *steps.global_statistics(group, embedded, layout)

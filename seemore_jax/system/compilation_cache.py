@@ -1,7 +1,7 @@
-"""Compiled programs kept for later starts: the commands switch this on, the library leaves it to its user.
+"""The cache of compiled programs. The commands switch it on; users of the library decide for themselves.
 
-JAX keys its entries by program, JAX version, flags and device. On a CPU the latter includes the instruction sets that
-it has, so machines that share a home directory do not get each other's programs.
+JAX finds an entry by program, JAX version, flags and device. For a CPU that includes its instruction sets, so machines
+that share a home directory do not get each other's programs.
 """
 
 import os
@@ -19,11 +19,11 @@ _MAX_BYTES = 2 * 10**9
 
 
 def use_compilation_cache() -> None:
-    """Makes JAX keep what it compiles in the user's cache folder; to be called before anything is compiled.
+    """Makes JAX store compiled programs in the user's cache folder. Call it before anything is compiled.
 
-    The folder is $XDG_CACHE_HOME/seemore-jax/jax, by default in ~/.cache. JAX's own variables go first:
-    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches it off. Without a
-    folder that can be written and is the user's own, every start compiles.
+    The folder is $XDG_CACHE_HOME/seemore-jax/jax, by default in ~/.cache. JAX's own variables take precedence:
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false switches the cache off. If the
+    folder cannot be written or belongs to another user, every start compiles.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not jax.config.values["jax_enable_compilation_cache"]:
         return

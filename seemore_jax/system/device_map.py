@@ -1,4 +1,4 @@
-"""The same function of many items, on all devices of all processes."""
+"""One function of many items, computed on all devices of all processes."""
 
 import concurrent.futures
 import itertools
@@ -14,19 +14,26 @@ from seemore_jax.system.processes import barrier, coordination_client
 _POLL_SECONDS = 0.2
 _CALLS = itertools.count()
 
-# Item to figures.
+# Computes the figures of an item.
 Measure = Callable[[int], Sequence[float]]
 
 
 def map_over_devices(measure: Measure, count: int) -> Iterator[tuple[int, Sequence[float]]]:
-    """Calls `measure` with 0 … `count` − 1, each on one device; yields items with their figures as they come.
+    """Calls `measure` for the items 0 to `count` − 1, each on one device, and yields items with their figures.
 
-    Item i belongs to process i modulo their number, within which each device takes the next one that is left: items
-    need not take equally long, as they have to where devices compute together. All processes call it together, and all
-    get all figures, every bit of them, through the store that process 0 runs for JAX.
+    Item i is computed by process i modulo the number of processes. Within a process, each device takes the next item
+    that is left, so the items may differ in how long they take. All processes call this function together. All of them
+    get all figures, exactly, through the key-value store that process 0 runs for JAX.
+
+    Args:
+      measure: computes the figures of an item; called in a thread whose default device is the item's.
+      count: number of items.
+
+    Yields:
+      Items with their figures, in the order in which they are finished.
 
     Raises:
-      Exception: what `measure` raises, on the process where it does.
+      Exception: whatever `measure` raises, on the process where it does.
     """
     client, folder = coordination_client(), f"seemore/spread/{next(_CALLS)}"
     devices: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
@@ -60,4 +67,4 @@ def map_over_devices(measure: Measure, count: int) -> Iterator[tuple[int, Sequen
             missing -= found.keys()
     finally:
         workers.shutdown(wait=False, cancel_futures=True)
-    barrier("measured")  # process 0 must not end, and its store with it, before all have read it
+    barrier("measured")  # the store ends with process 0, so all processes must have read it first

@@ -1,4 +1,4 @@
-"""Which of JAX's backends computes, and which one programs are made for."""
+"""The backend that computes, and the backend that programs are compiled for."""
 
 import contextlib
 import contextvars
@@ -13,18 +13,22 @@ _TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", d
 
 
 def target_backend() -> str:
-    """The backend that what is traced now will run on: JAX's default one, unless `compiling_for` names another."""
+    """Returns the backend for which programs are traced now: that of `compiling_for`, or JAX's default one."""
     return _TARGET.get() or jax.default_backend()
 
 
 def is_compiling_ahead() -> bool:
-    """Whether programs are traced for machines that are not here."""
+    """Returns whether programs are traced for another machine, inside `compiling_for`."""
     return _TARGET.get() is not None
 
 
 @contextlib.contextmanager
 def compiling_for(backend: str) -> Iterator[None]:
-    """While the block runs, programs are traced as that backend gets them, whatever this machine has."""
+    """Traces programs for a backend while the block runs, whatever devices this machine has.
+
+    Args:
+      backend: "cpu", "gpu" or "tpu".
+    """
     token = _TARGET.set(backend)
     try:
         yield
@@ -33,10 +37,13 @@ def compiling_for(backend: str) -> Iterator[None]:
 
 
 def use_device(name: str) -> None:
-    """Makes one of `DEVICES` JAX's default; to be called before anything is computed.
+    """Makes a kind of device JAX's default. Call it before anything is computed.
+
+    Args:
+      name: one of `DEVICES`.
 
     Raises:
-      InputError: there is none, or JAX has started with another.
+      InputError: this machine has no such device, or JAX computes on another one already.
     """
     before = jax.config.values["jax_platforms"]
     jax.config.update("jax_platforms", name)
@@ -44,7 +51,7 @@ def use_device(name: str) -> None:
         found = jax.default_backend()
     except RuntimeError as error:
         jax.config.update("jax_platforms", before)
-        raise InputError(f"no {name} that JAX could use is here") from error
+        raise InputError(f"this machine has no {name} that JAX can use") from error
     if found != name:
         jax.config.update("jax_platforms", before)
-        raise InputError(f"no {name} can be used any more: JAX computes on {found} already")
+        raise InputError(f"the {name} cannot be used: JAX computes on {found} already")

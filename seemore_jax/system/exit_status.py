@@ -1,6 +1,7 @@
-"""How every command of this project ends: what went wrong in one line, and an exit status.
+"""Exit statuses, and errors in one line, for every command of this project.
 
-Launchers go by the status: what would go wrong again must not be tried again, what a lost host causes must.
+Launchers decide by the exit status: a run that a lost host has ended must be started again; a run that would fail in
+the same way again must not.
 
 | status | meaning | launcher |
 |---|---|---|
@@ -29,7 +30,11 @@ INTERRUPTED = 130  # by Ctrl-C, as shells have it
 
 
 def exit_status(command: Callable[[], int | None]) -> int:
-    """Runs a command, prints what went wrong, and returns the exit status, which the table above explains."""
+    """Runs a command, prints its error, and returns the exit status, which the table above explains.
+
+    Args:
+      command: returns an exit status, or None for 0.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without × and → must not stop a command
@@ -48,7 +53,7 @@ def exit_status(command: Callable[[], int | None]) -> int:
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """The exit status for an error, and the line that says what is wrong; empty where its traceback is needed."""
+    """Returns the exit status for an error, and one line about it, which is empty if only a traceback explains it."""
     text = " ".join(str(error).split()) or type(error).__name__
     match error:
         case KeyboardInterrupt():

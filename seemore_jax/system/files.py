@@ -1,4 +1,4 @@
-"""Files that an interruption, an error or a full disk leaves whole, on disk and in object stores; the user's cache."""
+"""Files on disk and in object stores that are written whole or not at all, and the user's cache."""
 
 import contextlib
 import os
@@ -11,23 +11,23 @@ from typing import TypeAlias
 
 from etils import epath
 
-# On disk, or an address in an object store.
+# A path on disk, or an address in an object store.
 AnyPath: TypeAlias = Path | epath.Path
 
 
 def path_of(name: str) -> AnyPath:
-    """The path of a file or folder on disk, or at an address such as gs://bucket/folder."""
+    """Returns the path of a file or folder on disk, or in an object store, such as gs://bucket/folder."""
     return epath.Path(name) if "://" in name else Path(name)
 
 
 def on_disk(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is not an address in an object store."""
+    """Returns whether a path is on disk, and not in an object store."""
     return "://" not in os.fspath(path)
 
 
 @contextlib.contextmanager
 def local_copy(name: str) -> Iterator[Path]:
-    """Yields a path on disk with the content of a file: its own, or that of a copy while the block runs."""
+    """Yields a path on disk with the content of a file. A file in an object store is copied while the block runs."""
     if on_disk(name):
         yield Path(name)
         return
@@ -40,7 +40,7 @@ def local_copy(name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def with_file_name(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Lets errors of the system that name no file name this one: that a disk is full shows when a file is written."""
+    """Adds the file name to OSErrors that lack one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -51,10 +51,16 @@ def with_file_name(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there takes its place if the block succeeds.
+    """Yields a temporary path beside `path`, and renames it to `path` if the block succeeds.
 
-    Missing folders are made. If the block raises, `path` is as it was before. A file that is replaced leaves its
-    permissions to the new one; a link is replaced, not what it leads to.
+    Missing folders are created. If the block raises, `path` stays as it was. The new file takes over the permissions of
+    the file that it replaces. A symbolic link is replaced, not the file that it leads to.
+
+    Args:
+      path: the file to write, on disk or in an object store.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     if not on_disk(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -76,13 +82,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _create_beside(path: Path) -> tuple[Path, int]:
-    """A new empty file, and the mode that it is to have in the end: that of the file which it replaces, if any.
+    """Creates an empty file. Returns it and its final mode, which is that of the file to be replaced, if there is one.
 
-    Without one, the system gives it a new file's mode. To ask the process for its umask is to set it for a moment,
-    under which other threads may make files.
+    Otherwise the system chooses the mode of a new file. Python cannot read the process's umask without changing it for
+    a moment, in which other threads may create files.
     """
-    # Same suffix (writers choose the format by it), same folder (a rename across disks is not atomic), and no name that
-    # is too long where that of the path is not.
+    # The suffix stays, as writers choose the format by it; so does the folder, as a rename across disks is not atomic.
+    # The name must not become too long.
     temporary = path.with_name(f".{path.stem[:50]}-{secrets.token_urlsafe(6)}{path.suffix}")
     old = _mode(path)
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666 if old is None else 0o600)
@@ -93,7 +99,7 @@ def _create_beside(path: Path) -> tuple[Path, int]:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of a file; None where there is none, or something else."""
+    """Returns the permissions of a regular file; None if there is no such file."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -102,10 +108,13 @@ def _mode(path: Path) -> int | None:
 
 
 def user_cache(name: str) -> Path:
-    """The folder seemore-jax/`name` in $XDG_CACHE_HOME, by default in ~/.cache; made if it is missing.
+    """Returns the folder seemore-jax/`name` in $XDG_CACHE_HOME (by default ~/.cache), and creates it if necessary.
+
+    Args:
+      name: such as "jax" or "kernels".
 
     Raises:
-      OSError: it cannot be written, or is another user's, who could have anything run here.
+      OSError: the folder cannot be written, or belongs to another user, whose files must not be executed.
       RuntimeError: there is no home directory.
     """
     base = os.environ.get("XDG_CACHE_HOME", "")

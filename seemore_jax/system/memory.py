@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""Free memory, also within containers and jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import psutil
 
 
 class _Files(NamedTuple):
-    """A control group's limit and what it has taken, and the entry of its statistics for what of that is cache."""
+    """Names of a control group's files: its limit, its usage; and the entry for cached files in its statistics."""
 
     limit: str
     taken: str
@@ -22,17 +22,17 @@ _VERSIONS = {
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: of the machine, or of the container or job that it runs in.
+    """Returns how many bytes this process can still allocate, on the machine or in its container or job.
 
     Args:
-      root: where `proc` and `sys` are.
+      root: the folder that contains `proc` and `sys`.
     """
     left = (_left(group, _VERSIONS[version]) for version, group in _groups(root))
     return max(0, min([psutil.virtual_memory().available, *(each for each in left if each is not None)]))
 
 
 def _groups(root: Path) -> Iterator[tuple[int, Path]]:
-    """The control groups of this process and all that these are in, as version and folder; each has its own limit."""
+    """Yields the control groups of this process and their parents, as version and folder. Each has its own limit."""
     mounts = root / "sys" / "fs" / "cgroup"
     try:
         lines = (root / "proc" / "self" / "cgroup").read_text().splitlines()
@@ -46,14 +46,14 @@ def _groups(root: Path) -> Iterator[tuple[int, Path]]:
         elif "memory" in controllers.split(","):
             places = [(1, mounts / "memory")]
         # In a container, the path may be that of the host, while the mounted folder begins at the container's own
-        # group. So the mounted folder itself is looked at too.
+        # group. So the mounted folder itself is one of the candidates.
         names = [name for name in path.split("/") if name]
         for version, top in places:
             yield from ((version, top.joinpath(*names[:depth])) for depth in range(len(names) + 1))
 
 
 def _left(group: Path, files: _Files) -> int | None:
-    """What a group may still take; None if it is not there, or has no limit."""
+    """Returns how many bytes a group can still allocate; None if it does not exist or has no limit."""
     try:
         limit, taken = (int((group / name).read_text()) for name in (files.limit, files.taken))
     except (OSError, ValueError):  # "max" where there is no limit
@@ -62,7 +62,7 @@ def _left(group: Path, files: _Files) -> int | None:
 
 
 def _cache(group: Path, files: _Files) -> int:
-    """What counts as taken, but is given back when it is needed: files that were read and are not in use."""
+    """Returns the bytes of cached files, which count as used but are freed when memory is needed."""
     try:
         statistics = (group / "memory.stat").read_text().splitlines()
         return next(int(line.split()[1]) for line in statistics if line.split()[:1] == [files.cache])

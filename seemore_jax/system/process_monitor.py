@@ -1,8 +1,8 @@
-"""The processes of a run keep an eye on one another, so that none waits in silence for one that is gone.
+"""Detection of lost and slow processes of a run, so that no process waits without a message for one that is lost.
 
-They meet at the key-value store of JAX's coordination service, which process 0 runs. Without this, a lost process
-shows as an error of whichever collective comes next, or as an abort by JAX, or not at all, and an error of one process
-is unknown to the rest.
+The processes exchange heartbeats through the key-value store of JAX's coordination service, which process 0 runs.
+Without heartbeats, a lost process would show as an error of the next collective, as an abort by JAX, or not at all; and
+the other processes would not learn of an error in one of them.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from seemore_jax.system.errors import one_line
 from seemore_jax.system.exit_status import LOST, REPEATS, explain
 from seemore_jax.system.processes import coordination_client, coordinator_address
 
-# How often each process gives a sign of life and reads what the others left.
+# Time between two heartbeats of a process. With each one, it also reads the messages of the others.
 POLL_SECONDS = 2.0
-# A process that is behind the others, or silent, for so long is named in the log, and waited for.
+# A process that is behind the others or silent for this long is named in the log. The others wait for it.
 SLOW_SECONDS = 8.0
-# A process that is silent for so long is lost; a slow one is not silent, unless the whole machine stands still.
+# A process that is silent for this long is lost. A slow process is not silent, unless its whole machine is stopped.
 SILENT_SECONDS = 20.0
 
 _ALIVE = "seemore/alive"
@@ -40,7 +40,7 @@ _DONE = "done"
 
 @runtime_checkable
 class Store(Protocol):
-    """What is used of JAX's client of the coordination service."""
+    """The methods that are used of JAX's client of the coordination service."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
 
@@ -48,21 +48,21 @@ class Store(Protocol):
 
 
 class Heartbeat:
-    """This process's signs of life, and its view of the others; ends the process when another one is lost.
+    """The heartbeats of this process. It ends the process when another one is lost.
 
     Args:
-      store: where the processes meet.
-      index: this process.
-      count: all processes.
+      store: the key-value store of the run.
+      index: number of this process.
+      count: number of processes.
       address: HOST:PORT of process 0.
-      advice: what to do after a process was lost.
+      advice: what the user should do after a process was lost; ends the error message.
     """
 
     def __init__(self, store: Store, index: int, count: int, address: str, advice: str) -> None:
         self._store = store
         self._advice = advice
         self._address = address
-        self._first_host = ""  # that of process 0, once it has said so
+        self._first_host = ""  # host of process 0, once its heartbeat has been read
         self._index = index
         self._monitor = ProcessMonitor(count) if index == 0 else None
         self._step = -1
@@ -70,31 +70,39 @@ class Heartbeat:
         self._answered = self._looked = time.monotonic()
         self._closed = threading.Event()
         self._ending = threading.Lock()
-        self._status: int | None = None  # once it is known
+        self._status: int | None = None  # exit status of this process, once it is ending
 
     def start(self) -> "Heartbeat":
-        """Begins to heartbeat, in two threads: a call to a dead coordinator may never return."""
+        """Starts the heartbeats in two threads, since a call to a coordinator that is lost may never return."""
         _delay_aborts()
         for target in (self._talk, self._watch_coordinator):
             threading.Thread(target=target, name="heartbeat", daemon=True).start()
         return self
 
     def begins(self, step: int) -> None:
-        """Says which step this process is about to compute; those that have not come so far hold it up."""
+        """Announces the step that this process is about to compute. It waits for processes that are not yet there.
+
+        Args:
+          step: number of the step, from 1.
+        """
         self._step = step
 
     def close(self) -> None:
-        """This process needs the others no longer."""
+        """Ends the heartbeats: this process no longer needs the others."""
         self._closed.set()
-        with contextlib.suppress(Exception):  # whatever ended the store is reported where it matters
+        with contextlib.suppress(Exception):  # if the store is gone, another place reports why
             self._store.key_value_set(f"{_ALIVE}/{self._index}", _DONE, allow_overwrite=True)
 
     def give_up(self, error: BaseException) -> NoReturn:
-        """Ends this process because of an error, and lets the others know the reason."""
+        """Ends this process because of an error, and tells the others the reason.
+
+        Args:
+          error: the error.
+        """
         status, line = explain(error)
         if status == LOST and isinstance(error, RuntimeError):
-            # What a collective raises when a process is gone. Which one that is takes the heartbeat this long to see;
-            # it then says so and ends this process.
+            # A collective raises this when a process is lost. Within this time, the monitor finds out which one, and
+            # ends this process with that message.
             time.sleep(SILENT_SECONDS + 3 * POLL_SECONDS)
         if not line:
             traceback.print_exception(error)
@@ -115,7 +123,7 @@ class Heartbeat:
                     self._lose_coordinator(f"it cannot be reached ({one_line(error)})")
 
     def _exchange(self) -> None:
-        self._check_own_stillness()
+        self._check_own_pause()
         self._beat += 1
         sign = f"{self._beat} {self._step} {socket.gethostname()}"
         self._store.key_value_set(f"{_ALIVE}/{self._index}", sign, allow_overwrite=True)
@@ -124,8 +132,12 @@ class Heartbeat:
         for index, reason in failed.items():
             status, line = reason.split(" ", 1)
             if self._index == 0:
-                time.sleep(3 * POLL_SECONDS)  # with this process goes the store, and JAX aborts who still needs it
-            self._end(f"process {index} ended: {line}", int(status))  # a scheduler sees the same from all of them
+                time.sleep(
+                    3 * POLL_SECONDS
+                )  # the store ends with process 0, and JAX then aborts processes that still use it
+            self._end(
+                f"process {index} ended: {line}", int(status)
+            )  # so that a scheduler gets the same status from all processes
         if not self._first_host:
             first = self._read(_ALIVE).get(0, _DONE)
             self._first_host = "" if first == _DONE else _host(first)
@@ -139,26 +151,26 @@ class Heartbeat:
         self._answered = time.monotonic()
 
     def _tell(self, index: int, status: int, line: str) -> None:
-        """Lets all processes know that one of them has ended, and gives them the time to read it."""
+        """Tells all processes that one of them has ended, and waits until they have read it."""
         self._store.key_value_set(f"{_FAILED}/{index}", f"{status} {line}", allow_overwrite=True)
-        time.sleep(2 * POLL_SECONDS)  # until they have
+        time.sleep(2 * POLL_SECONDS)
 
     def _read(self, folder: str) -> dict[int, str]:
         return {int(key.rsplit("/", 1)[1]): value for key, value in self._store.key_value_dir_get(folder)}
 
     def _watch_coordinator(self) -> None:
         while not self._closed.wait(POLL_SECONDS / 2):
-            self._check_own_stillness()
+            self._check_own_pause()
             before, self._looked = self._looked, time.monotonic()
             if self._looked - before > SLOW_SECONDS:
-                self._answered = self._looked  # it was this process that stood still
+                self._answered = self._looked  # this process itself was stopped for a while
             if self._looked - self._answered > SILENT_SECONDS + POLL_SECONDS:
                 self._lose_coordinator("it does not answer")
             if self._index > 0 and _aborting() and not _listens(self._address):
                 self._lose_coordinator("it has closed the connection")
 
-    def _check_own_stillness(self) -> None:
-        """Ends this process if it was stopped for so long, and goes on now, that the others take it for lost."""
+    def _check_own_pause(self) -> None:
+        """Ends this process if it was stopped for so long that the others have given it up."""
         still = time.monotonic() - self._looked
         if still > SILENT_SECONDS:
             self._end(f"this process stood still for {still:.0f} s, and the others have given it up", LOST)
@@ -172,13 +184,14 @@ class Heartbeat:
         self._exit()
 
     def _exit(self) -> NoReturn:
-        """Ends this process with the status that it has given; an orderly exit would wait for the lost one."""
+        """Ends this process at once; an orderly exit would wait for the lost process."""
         os._exit(LOST if self._status is None else self._status)
 
     def _complain(self, line: str, status: int) -> bool:
-        """Says why this process ends, on a line of its own even where there is a progress bar.
+        """Prints why this process ends, on a line of its own even if there is a progress bar.
 
-        Returns whether this is the first reason; a thread that comes with a second one gives the first one time.
+        Returns:
+          Whether this is the first reason. A thread with a second reason waits, so that the first one can be told.
         """
         with self._ending:
             first = self._status is None
@@ -192,22 +205,33 @@ class Heartbeat:
 
 
 class ProcessMonitor:
-    """Which processes are slow and which are lost, by the signs of life that process 0 reads.
+    """The view of process 0 on all processes: which are slow, and which are lost.
 
     Attributes:
-      lost: the process that is lost, and why it is thought so; None while there is none.
+      lost: number of the lost process, and the reason; None while no process is lost.
+
+    Args:
+      count: number of processes.
     """
 
     def __init__(self, count: int) -> None:
         self.lost: tuple[int, str] | None = None
         self._signs: dict[int, str] = {}
         self._changed: dict[int, float] = {}
-        self._behind: dict[int, float] = {}  # since when
-        self._named: dict[int, float] = {}  # for how long each was behind when it was named last
+        self._behind: dict[int, float] = {}  # time since which each process is behind
+        self._named: dict[int, float] = {}  # how long each was behind when the log named it last
         self._count = count
 
     def update(self, signs: dict[int, str], now: float) -> list[str]:
-        """Takes the newest signs; returns lines for the log."""
+        """Takes the newest heartbeats.
+
+        Args:
+          signs: "BEAT STEP HOST" of each process, or "done".
+          now: time in seconds.
+
+        Returns:
+          Lines for the log.
+        """
         for index in range(self._count):
             if index not in self._changed or signs.get(index) != self._signs.get(index):
                 self._changed[index] = now
@@ -230,26 +254,26 @@ class ProcessMonitor:
         return lines
 
     def _name(self, index: int, step: int, front: int, now: float) -> list[str]:
-        """A line about a process that is behind; the next one when that has lasted twice as long."""
+        """Returns a line about a process that is behind; the next one follows after twice the time."""
         since = min(self._behind.setdefault(index, now), self._changed[index])
         lasted = now - since
         if lasted < max(SLOW_SECONDS, 2 * self._named.get(index, 0)):
             return []
         self._named[index] = lasted
         where = f" on {_host(self._signs[index])}" if index in self._signs else ""
-        place = f"before step {front}" if step < front else "silent"
-        return [f"waiting for process {index}{where}: {place} for {lasted:.0f} s"]
+        position = f"before step {front}" if step < front else "silent"
+        return [f"waiting for process {index}{where}: {position} for {lasted:.0f} s"]
 
 
 @contextlib.contextmanager
 def monitored(advice: str) -> Iterator[Heartbeat | None]:
-    """Watches the other processes while the block runs; an error in it ends all of them, with its line.
+    """Exchanges heartbeats with the other processes while the block runs. An error in the block ends all processes.
 
     Args:
-      advice: what to do after a process was lost.
+      advice: what the user should do after a process was lost.
 
     Yields:
-      The heartbeat; None if this process is alone, whose errors are raised as ever.
+      The heartbeat; None in a run of one process, whose errors are raised as usual.
     """
     client = coordination_client()
     if client is None:
@@ -264,10 +288,10 @@ def monitored(advice: str) -> Iterator[Heartbeat | None]:
 
 
 def _delay_aborts() -> None:
-    """Lets an abort of this process wait for six seconds, in which the heartbeat can say why.
+    """Delays an abort of this process by six seconds, in which the monitor can print the reason.
 
     JAX aborts a process at once when process 0 closes the connection. The handler is the C library's `sleep`, one of
-    the few functions that a handler may call; its argument is that of all handlers, the number of the signal: 6.
+    the few functions that a signal handler may call. Its argument is the number of the signal, which is 6.
     """
     library = ctypes.CDLL(None)
     library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -276,7 +300,7 @@ def _delay_aborts() -> None:
 
 
 def _aborting() -> bool:
-    """Whether a thread of this process is in that handler, where it has this signal blocked, and not all; on Linux."""
+    """Returns whether a thread of this process is in that handler: on Linux, it then blocks SIGABRT but not SIGSEGV."""
     for thread in Path("/proc/self/task").glob("*/status"):
         with contextlib.suppress(OSError):  # a thread that has ended
             mask = int(re.findall(r"^SigBlk:\s*(\w+)", thread.read_text(), re.MULTILINE)[0], 16)
@@ -286,7 +310,7 @@ def _aborting() -> bool:
 
 
 def _listens(address: str) -> bool:
-    """Whether somebody accepts connections at HOST:PORT."""
+    """Returns whether HOST:PORT accepts connections."""
     host, port = address.rsplit(":", 1)
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=POLL_SECONDS):

@@ -1,4 +1,4 @@
-"""The processes of a run: how they join, by environment, cluster or flags, and how they wait for one another."""
+"""The processes of a run: how they connect, and how they wait for one another."""
 
 import faulthandler
 import itertools
@@ -14,27 +14,27 @@ from seemore_jax.system.errors import InputError
 HEARTBEAT_TIMEOUT_SECONDS = 100
 
 # How long a process waits for one that compiles, reads or prepares. The process monitor sees a lost one long before.
-MEETING_TIMEOUT_SECONDS = 24 * 3600
+BARRIER_TIMEOUT_SECONDS = 24 * 3600
 
-_MEETINGS = itertools.count()
+_BARRIERS = itertools.count()
 
 
 def join_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None, cluster: bool = False
 ) -> None:
-    """Connects this process with the others of its run; does nothing for a run of one process.
+    """Connects this process with the others of its run. Does nothing for a run of one process.
 
     Args:
       coordinator: HOST:PORT of process 0. Without it, a TPU pod, SLURM or Kubernetes is recognised from its
         environment.
-      num_processes: how many processes there are; with `coordinator`.
-      process_id: which of them this is, from 0; with `coordinator`.
-      cluster: there are others even if the environment does not say so. The hosts of a Cloud TPU VM slice, say, learn
-        it from the metadata server, which is not asked otherwise: elsewhere it would take a while to find none.
+      num_processes: number of processes; with `coordinator`.
+      process_id: number of this process, from 0; with `coordinator`.
+      cluster: ask the cluster even if the environment does not show that there are other processes. The hosts of a
+        Cloud TPU VM slice learn about each other from the metadata server; elsewhere, asking it would take a while.
 
     Raises:
-      InputError: only some of the three are given, or they make no sense.
-      ConnectionError: the others cannot be reached.
+      InputError: only some of the first three arguments are given, or `process_id` is out of range.
+      ConnectionError: the other processes cannot be reached.
     """
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given):
@@ -50,30 +50,34 @@ def join_processes(
 
 
 def barrier(reason: str) -> None:
-    """Returns when all processes of the run have come here; all call it in the same order.
+    """Waits until all processes of the run have called it. They must call their barriers in the same order.
 
-    Before a collective that some may reach much later than others: on CPUs, collectives give up after 30 s.
+    It is needed before a collective that some processes may reach much later than others: on CPUs, collectives give up
+    after 30 s.
+
+    Args:
+      reason: what the processes wait for, for error messages.
     """
     if (client := coordination_client()) is not None:
-        client.wait_at_barrier(f"seemore/{next(_MEETINGS)} {reason}", MEETING_TIMEOUT_SECONDS * 1000)
+        client.wait_at_barrier(f"seemore/{next(_BARRIERS)} {reason}", BARRIER_TIMEOUT_SECONDS * 1000)
 
 
 def coordination_client() -> Any:
-    """This process's client of JAX's coordination service, for which JAX has no public name; None if it is alone."""
+    """Returns this process's client of JAX's coordination service, which has no public name; None if it is alone."""
     from jax._src.distributed import global_state
 
     return global_state.client
 
 
 def coordinator_address() -> str:
-    """HOST:PORT of process 0, for which JAX has no public name either; of a run of several processes."""
+    """Returns HOST:PORT of process 0 in a run of several processes. JAX has no public name for it."""
     from jax._src.distributed import global_state
 
     return global_state.coordinator_address or ""
 
 
 def _launched_by_a_cluster() -> bool:
-    """Whether the environment is that of one process among several."""
+    """Returns whether the environment is that of one process among several."""
     several_tpu_hosts = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     several_slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
     kubernetes_index = "JOB_COMPLETION_INDEX" in os.environ and "JAX_COORDINATOR_ADDRESS" in os.environ
@@ -86,6 +90,6 @@ def _initialize(**arguments: object) -> None:
     except (RuntimeError, ValueError) as error:
         kind = InputError if isinstance(error, ValueError) else ConnectionError
         raise kind(f"cannot join the other processes: {' '.join(str(error).split())[:200]}") from error
-    # JAX ends a process that lost another one by an abort. On an abort, the handler that absl switches on prints the
-    # stacks of threads that still run, and may crash over it: then the status would be that of the crash.
+    # JAX aborts a process that has lost another one. The handler that absl installs for aborts prints the stacks of
+    # running threads, and may crash while it does: the exit status would then be that of the crash.
     faulthandler.disable()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written while it goes on, restored exactly, damaged ones passed over."""
+"""Checkpoints of a training run: written in the background, restored exactly; damaged ones are skipped."""
 
 import functools
 import logging
@@ -20,15 +20,22 @@ from seemore_jax.training.step import TrainState
 
 _LOG = logging.getLogger(__name__)
 
-# How long a checkpoint may take before it is found out, every so many seconds, whether anything can be written.
+# If a checkpoint takes longer than this many seconds, a test file is written every so many seconds.
 _PATIENCE = 5.0
 _PROBE_BYTES = 2**20
 
 
 class Checkpoints:
-    """The checkpoints in `folder`: the last `keep`, and the best by validation PSNR.
+    """The checkpoints in a folder: the newest ones, and the best one by validation PSNR.
 
     All processes of a run call every method together.
+
+    Args:
+      folder: the folder, on disk or in an object store.
+      keep: number of the newest checkpoints to keep.
+
+    Raises:
+      InputError: checkpoints cannot be written there.
     """
 
     def __init__(self, folder: AnyPath, keep: int) -> None:
@@ -45,7 +52,11 @@ class Checkpoints:
             raise InputError(f"{folder}: checkpoints cannot be written here: {error.strerror or error}") from error
 
     def save(self, state: TrainState, psnr: float | None) -> None:
-        """Starts writing the state, under its step; the state may be donated as soon as this returns.
+        """Starts to write the state. The state may be donated as soon as this method returns.
+
+        Args:
+          state: the state; its step is the checkpoint's number.
+          psnr: validation PSNR in dB, by which the best checkpoint is kept; None without a validation.
 
         Raises:
           OSError: the checkpoint before this one could not be written.
@@ -57,21 +68,25 @@ class Checkpoints:
         self._wait()
         try:
             self._manager.save(step, args=ocp.args.StandardSave(_storable(state)), metrics=metrics, force=True)
-        except ValueError as error:  # what TensorStore makes of a full disk
+        except ValueError as error:  # TensorStore raises it when the disk is full
             raise OSError(f"{self._manager.directory}: {one_line(error)}") from error
 
     def restore_latest(self, like: TrainState, sharding: jax.sharding.Sharding) -> TrainState | None:
-        """The newest state that can be read, of the shapes of `like`, laid out by `sharding`; None if there is none.
+        """Restores the newest checkpoint that can be read; returns None if there are no checkpoints.
 
-        Newer ones that cannot be read are passed over with a warning and, once an older one has been read,
+        Newer checkpoints that cannot be read are skipped with a warning. Once an older one has been read, they are
         removed: the run will write those steps again.
 
+        Args:
+          like: a state of the expected shapes.
+          sharding: how to place the state on the devices.
+
         Raises:
-          InputError: there are checkpoints, but none can be read.
+          InputError: there are checkpoints, but none of them can be read.
         """
         fields = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(_storable, like))
         read = False
-        # Process 0 reads, and the others get from it what it read: each for itself might find another one damaged.
+        # Process 0 reads and sends the state to the others: otherwise each might find a different checkpoint damaged.
         if jax.process_index() == 0:
             found = self._read_newest(fields)
             read, fields = found is not None, found or fields
@@ -91,7 +106,7 @@ class Checkpoints:
         return jax.jit(_from_storable, out_shardings=sharding)(fields)
 
     def _read_newest(self, like: dict[str, Any]) -> dict[str, Any] | None:
-        """The newest readable checkpoint, in arrays of NumPy, read by this process alone."""
+        """Reads the newest readable checkpoint into NumPy arrays, in this process alone."""
         _ignore_reads_that_end_late()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="reading"
@@ -107,7 +122,11 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits until everything is written; errors as for `save`."""
+        """Waits until everything is written.
+
+        Raises:
+          OSError: the last checkpoint could not be written.
+        """
         self._wait()
         self._manager.wait_until_finished()
         self._manager.close()
@@ -115,8 +134,8 @@ class Checkpoints:
     def _wait(self) -> None:
         """Waits for the checkpoint that is being written.
 
-        A process that cannot write, as its disk is full, and the others then wait for each other in Orbax, for ten
-        minutes. So whoever waits for long tries whether it can write.
+        If the disk of one process is full, all processes wait for each other in Orbax for ten minutes. So a process
+        that waits for long writes a test file, which raises if its disk is full.
         """
         probe = time.monotonic() + _PATIENCE
         while self._manager.is_saving_in_progress():
@@ -132,9 +151,9 @@ class Checkpoints:
 
 @functools.cache  # once for each process
 def _ignore_reads_that_end_late() -> None:
-    """Leaves out what Python would print for each array that was still being read when one failed.
+    """Silences the message that Python prints for each read that fails because Orbax has closed its event loop.
 
-    Orbax closes its event loop on the first failure; the other reads find it closed, hundreds of them.
+    Orbax closes the loop when one array cannot be read; hundreds of other reads then fail.
     """
     before = sys.unraisablehook
 
@@ -150,7 +169,7 @@ def _psnr(metrics: Any) -> float:
 
 
 def _read(reader: ocp.CheckpointManager, step: int, like: dict[str, Any]) -> dict[str, Any]:
-    """One checkpoint, without the random key that runs once stored and never used."""
+    """Reads one checkpoint. Leaves out the random key that older versions stored and never used."""
     if "key" not in reader.metadata(step).item_metadata:
         return reader.restore(step, args=ocp.args.StandardRestore(like))
     fields = reader.restore(step, args=ocp.args.StandardRestore({**like, "key": np.zeros(2, np.uint32)}))
@@ -158,7 +177,7 @@ def _read(reader: ocp.CheckpointManager, step: int, like: dict[str, Any]) -> dic
 
 
 def _storable(state: TrainState) -> dict[str, Any]:
-    """The state as Orbax stores it: a missing average is left out."""
+    """Returns the state as Orbax stores it, without an average that is None."""
     return {name: value for name, value in state._asdict().items() if value is not None}
 
 

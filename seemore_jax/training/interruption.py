@@ -1,4 +1,4 @@
-"""Stopping a run from outside: the first SIGTERM or Ctrl-C asks, the second kills."""
+"""Requests to stop a run: the first SIGTERM or Ctrl-C asks, the second one kills."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -7,12 +7,15 @@ from types import FrameType
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal.
+    """A request to stop this process.
 
-    The number travels to the other processes with the step's metrics, so that all stop after the same step.
+    The other processes learn of it from the step's metrics, so that all processes stop after the same step.
+
+    Attributes:
+      signal: number of the signal that asked; 0 if there was none.
 
     Args:
-      signals: those that ask.
+      signals: the signals that ask.
     """
 
     def __init__(self, signals: Sequence[int]) -> None:
@@ -20,7 +23,7 @@ class StopRequest:
         self._signals = signals
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """The signal handler; from now on the signals do again what they usually do, which is to kill."""
+        """Handles a signal. From now on, the signals have their usual effect again, which is to kill the process."""
         self.signal = number
         for which in self._signals:
             signal.signal(which, signal.SIG_DFL)
@@ -28,9 +31,9 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """While the block runs, SIGTERM and SIGINT become a request.
+    """Turns SIGTERM and SIGINT into a request while the block runs.
 
-    A SIGINT that is ignored stays ignored: a script's background jobs are started so, because Ctrl-C is not for them.
+    If SIGINT is ignored, it stays ignored: shells start background jobs like this, as Ctrl-C is not meant for them.
     """
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     signals = (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGINT)

@@ -247,9 +247,9 @@ class _Journal:
         if self._validation is None:
             return None
         scores = self._validation.scores(state.best_parameters)
-        example = self._validation.example(state.best_parameters)
+        image = self._validation.first_image(state.best_parameters)
         if self._records:
-            self._records.validation(step, scores, example)
+            self._records.validation(step, scores, image)
         figures = ", ".join(f"{name} {s.psnr:.2f} dB / {s.ssim:.4f}" for name, s in scores.items())
         self.progress.say(f"step {step}: {figures}")
         return float(np.mean([s.psnr for s in scores.values()]))

@@ -1,4 +1,4 @@
-"""The release's training loss."""
+"""The training loss of the release: L1, and L1 of the spectrum."""
 
 from typing import NamedTuple
 
@@ -11,43 +11,57 @@ FFT_WEIGHT = 0.1
 
 
 class LossTerms(NamedTuple):
-    """The two terms, each a mean over its elements, before weighting."""
+    """The two terms of the loss, each a mean over its elements, before weighting."""
 
     l1: Float[Array, ""]
     fft: Float[Array, ""]
 
     @property
     def total(self) -> Float[Array, ""]:
-        """L1 + 0.1 · FFT-L1."""
+        """The loss, L1 + 0.1 · FFT-L1."""
         return self.l1 + FFT_WEIGHT * self.fft
 
 
 def loss_terms(sr: Float[Array, "n h w c"], hr: Float[Array, "n h w c"]) -> LossTerms:
-    """L1 of the images, and L1 of the real and imaginary parts of their unnormalised real 2-D FFT.
+    """Computes L1 of the images, and L1 of the real and imaginary parts of their unnormalised real 2-D FFT.
 
-    The FFT is linear, so one of the difference serves for both images.
+    The FFT is linear, so the FFT of the difference is enough.
 
     Args:
-      sr: the network's output, float32.
-      hr: the target, values in [0, 1].
+      sr: the network's output, nominally in [0, 1].
+      hr: the target, in [0, 1].
 
     Source: `L1Loss` and `FFTLoss` of the release (basicsr/losses/losses.py).
     """
     difference = sr - hr
-    # On a TPU, the FFT and its gradient take long to compile and are made of passes over padded arrays.
+    # On a TPU, the FFT and its gradient take long to compile and pass over padded arrays several times.
     real, imaginary = jax.lax.platform_dependent(difference, tpu=spectrum_by_products, default=spectrum_by_fft)
     fft = (jnp.mean(jnp.abs(real)) + jnp.mean(jnp.abs(imaginary))) / 2
     return LossTerms(jnp.mean(jnp.abs(difference)), fft)
 
 
 def spectrum_by_fft(images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c h k"], Float[Array, "n c h k"]]:
-    """Real and imaginary part of the unnormalised real 2-D FFT; k is w // 2 + 1."""
+    """Computes real and imaginary part of the unnormalised real 2-D FFT, by XLA's FFT.
+
+    Args:
+      images: real images.
+
+    Returns:
+      Both parts, with k = w // 2 + 1.
+    """
     spectrum = jnp.fft.rfft2(images.transpose(0, 3, 1, 2))
     return spectrum.real, spectrum.imag
 
 
 def spectrum_by_products(images: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c h k"], Float[Array, "n c h k"]]:
-    """The same as products with the matrices of the two 1-D transforms, in float32."""
+    """Computes the same as `spectrum_by_fft` by products with the matrices of the two 1-D transforms, in float32.
+
+    Args:
+      images: real images.
+
+    Returns:
+      Both parts, with k = w // 2 + 1.
+    """
     height, width = images.shape[1:3]
     along_width, along_height = _fourier(width)[:, : width // 2 + 1], _fourier(height)
 
@@ -66,6 +80,6 @@ def spectrum_by_products(images: Float[Array, "n h w c"]) -> tuple[Float[Array, 
 
 
 def _fourier(size: int) -> np.ndarray:
-    """The symmetric matrix of the discrete Fourier transform; the angles' integer part is left out before rounding."""
+    """Returns the symmetric matrix of the discrete Fourier transform. Whole turns are dropped before rounding."""
     steps = np.arange(size)
     return np.exp(-2j * np.pi * (np.outer(steps, steps) % size) / size)

@@ -1,4 +1,4 @@
-"""Following a run step by step: finite losses, requests to stop, rates, and the progress bar."""
+"""The progress of a run: its metrics step by step, requests to stop, rates, and the progress bar."""
 
 import contextlib
 import math
@@ -14,18 +14,18 @@ from seemore_jax.training.step import Metrics
 
 
 class Progress:
-    """Reads the metrics of each step while the next one is computed, so that the devices never wait for it.
+    """The progress of a run. It reads the metrics of a step while the next step is computed: devices never wait.
 
     Attributes:
-      stop_requested: whether some process was asked to stop before the step that was read last.
+      stop_requested: whether some process was asked to stop before the last step whose metrics were read.
 
     Args:
-      num_steps: of the whole run.
-      first_step: where it goes on.
+      num_steps: number of steps of the whole run.
+      first_step: the step after which the run continues.
       batch_size: images in each step, over all processes.
       log_every: steps between two records.
-      learning_rate: as a function of the step.
-      records: where to write; None on all processes but the first, which also have no progress bar.
+      learning_rate: the rate as a function of the step.
+      records: the records to write to; None on all processes but the first, which also have no progress bar.
     """
 
     def __init__(
@@ -48,15 +48,20 @@ class Progress:
         self._bar = tqdm(total=num_steps, initial=first_step, unit="step", desc="training", disable=records is None)
 
     def add(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of step number `step` (from 1), which may still be being computed."""
+        """Takes the metrics of a step.
+
+        Args:
+          step: number of the step, from 1.
+          metrics: what the step reports; the device may still be computing it.
+        """
         self.settle()
         self._pending = step, metrics
 
     def settle(self) -> None:
-        """Waits for the metrics that were added last and reads them.
+        """Waits for the metrics that were added last, and reads them.
 
         Raises:
-          InputError: the loss is not finite, as it would be again with this configuration.
+          InputError: the loss is not finite. It would not be finite again with this configuration.
         """
         if self._pending is None:
             return
@@ -75,7 +80,7 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """What the block takes, such as a validation or a checkpoint, is left out of the rate of images."""
+        """Leaves the time of the block, such as a validation or a checkpoint, out of the rate of images."""
         begin = time.monotonic()
         try:
             yield

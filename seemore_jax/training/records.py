@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: TensorBoard events, a history, its configuration, a plot at the end."""
+"""Records of a run: TensorBoard events, a history of figures, its configuration, and a plot."""
 
 import importlib.metadata
 import json
@@ -21,7 +21,7 @@ from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import AnyPath, atomic_write, on_disk, with_file_name
 from seemore_jax.training.experiment import Experiment, described_network
 from seemore_jax.training.step import Metrics
-from seemore_jax.training.validation import Example
+from seemore_jax.training.validation import ValidationImage
 from seemore_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -31,9 +31,13 @@ class Records:
     """The records of a run in `workdir`. Only process 0 has them.
 
     Args:
-      workdir: the run's folder. If it is in an object store, to which nothing can be appended, the records are
-        written into a temporary folder, and `upload` copies them.
-      first_step: where the run goes on; records of later steps, from before an interruption, are dropped.
+      workdir: the run's folder. If it is in an object store, where files cannot be appended to, the records are written
+        into a temporary folder, and `upload` copies them.
+      first_step: the step after which the run continues. Records of later steps, from before an interruption, are
+        dropped.
+
+    Raises:
+      OSError: the folder cannot be written.
     """
 
     def __init__(self, workdir: AnyPath, first_step: int) -> None:
@@ -46,12 +50,19 @@ class Records:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
         board = self._local / "tensorboard"
         board.mkdir(exist_ok=True)
-        # Not SummaryWriter: its thread ends without a word when the disk is full, and then the run waits for ever.
+        # Not SummaryWriter: when the disk is full, its thread ends without a message, and the run waits for ever.
         self._board = EventsWriter(str(board / "events"))
         self._board.write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def training(self, step: int, metrics: Metrics, learning_rate: float, images_per_second: float) -> None:
-        """The figures of one step."""
+        """Records the figures of one step.
+
+        Args:
+          step: number of the step, from 1.
+          metrics: what the step reported.
+          learning_rate: the rate that the step used.
+          images_per_second: images of all processes since the last record.
+        """
         scalars = {
             "loss/total": float(metrics.loss.total),
             "loss/l1": float(metrics.loss.l1),
@@ -64,17 +75,23 @@ class Records:
         for (layer, expert), share in np.ndenumerate(np.asarray(metrics.expert_usage)):
             self._show(step, summary.scalar(f"expert_usage/layer_{layer}/expert_{expert}", share))
 
-    def validation(self, step: int, scores: dict[str, Scores], example: Example) -> None:
-        """Scores on each set, and one image in its four versions."""
+    def validation(self, step: int, scores: dict[str, Scores], image: ValidationImage) -> None:
+        """Records the scores on each validation set, and one image: LR, bicubic, SR and HR.
+
+        Args:
+          step: number of steps done.
+          scores: mean scores by the name of the set.
+          image: the image to show.
+        """
         self._write(step, {f"psnr/{name}": s.psnr for name, s in scores.items()})
         self._write(step, {f"ssim/{name}": s.ssim for name, s in scores.items()})
-        scale = example.hr.shape[0] // example.lr.shape[0]
-        versions = {"lr": example.lr, "bicubic": imresize(example.lr, scale), "sr": example.sr, "hr": example.hr}
-        for name, image in versions.items():
-            self._show(step, summary.image(name, image, dataformats="HWC"))
+        scale = image.hr.shape[0] // image.lr.shape[0]
+        versions = {"lr": image.lr, "bicubic": imresize(image.lr, scale), "sr": image.sr, "hr": image.hr}
+        for name, pixels in versions.items():
+            self._show(step, summary.image(name, pixels, dataformats="HWC"))
 
     def close(self) -> None:
-        """Writes what is pending, and the plot."""
+        """Writes pending records and the plot of the curves."""
         history = read_history(self._history)
         if history:
             with atomic_write(self._local / "curves.png") as temporary:
@@ -85,9 +102,9 @@ class Records:
             self._temporary.cleanup()
 
     def upload(self) -> None:
-        """Copies the records to an object store; on disk they are where they belong.
+        """Copies the records to the workdir if that is in an object store.
 
-        To be called with each checkpoint: a run that goes on from there has the records up to there.
+        It is called with each checkpoint, so that a run that continues from a checkpoint has its records.
         """
         if self._temporary:
             self._board.flush()
@@ -109,7 +126,11 @@ class Records:
 
 
 def read_history(path: AnyPath) -> list[dict[str, float]]:
-    """The entries of a history; a last line cut off by an interruption is left out."""
+    """Reads the entries of a `history.jsonl`. Leaves out a last line that an interruption cut off.
+
+    Args:
+      path: the file, which may be missing.
+    """
     if not path.exists():
         return []
     entries = []
@@ -122,7 +143,11 @@ def read_history(path: AnyPath) -> list[dict[str, float]]:
 
 
 def curves(history: list[dict[str, float]]) -> Figure:
-    """Loss and validation PSNR over the steps."""
+    """Plots loss and validation PSNR over the steps.
+
+    Args:
+      history: entries as `read_history` returns them.
+    """
     figure = Figure(figsize=(9, 4), layout="constrained")
     loss_axis, psnr_axis = figure.subplots(1, 2)
     for axis, prefix, label in ((loss_axis, "loss/", "loss"), (psnr_axis, "psnr/", "PSNR (dB)")):

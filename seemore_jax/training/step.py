@@ -17,16 +17,16 @@ from seemore_jax.network import SeemoRe
 from seemore_jax.training.loss import LossTerms, loss_terms
 
 BATCH_AXIS = "data"
-# How a batch lies on the mesh: each device has its rows.
+# A batch is split over its first axis: each device has its rows.
 SPLIT = P(BATCH_AXIS)
 
 
 class TrainState(NamedTuple):
-    """Everything that a run needs to go on: with the same batches, the same state follows.
+    """The state of a run. With the same batches, the same state always follows from it.
 
     Attributes:
-      step: how many steps were taken.
-      parameters: the network's, float32.
+      step: number of steps done.
+      parameters: parameters of the network, float32.
       average: exponential moving average of the parameters; None if it is off.
       optimizer: Adam's moments and step count.
     """
@@ -43,11 +43,11 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What one step reports, averaged over the global batch.
+    """The report of one step, averaged over the global batch.
 
     Attributes:
       loss: the terms of the loss.
-      gradient_norm: before clipping.
+      gradient_norm: global norm of the gradient before clipping.
       expert_usage: share of the images that chose each expert, for each layer.
       stop: positive if some process was asked to stop.
     """
@@ -68,36 +68,52 @@ def as_they_are(lr: Any, hr: Any) -> tuple[Any, Any]:
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes, or those given, in one axis, over which the batch is split."""
+    """Returns a mesh of one axis, over which the batch is split.
+
+    Args:
+      devices: its devices; None for all devices of all processes.
+    """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of the state: a whole copy on each device."""
+    """Returns the sharding of the state: a copy on each device."""
     return NamedSharding(mesh, P())
 
 
 def split_over_batch(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: each device has its rows."""
+    """Returns the sharding of a batch: each device has its rows."""
     return NamedSharding(mesh, SPLIT)
 
 
 def to_devices(mesh: Mesh, rows: np.ndarray) -> Array:
-    """A global array, split over its first axis, of which this process has `rows`."""
+    """Returns a global array, split over its first axis.
+
+    Args:
+      mesh: the devices.
+      rows: the rows of this process's devices.
+    """
     return jax.make_array_from_process_local_data(split_over_batch(mesh), rows)
 
 
 def initial_state(
     parameters: nnx.State, optimizer: optax.GradientTransformation, *, average: bool, mesh: Mesh
 ) -> TrainState:
-    """The state before the first step, on all devices of the mesh."""
+    """Returns the state before the first step, on all devices of the mesh.
+
+    Args:
+      parameters: parameters of the network, float32.
+      optimizer: the optimizer.
+      average: whether to keep a moving average of the parameters.
+      mesh: the devices.
+    """
 
     def make(parameters: nnx.State) -> TrainState:
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             parameters=parameters,
-            # A copy: two names for one buffer cannot both be donated.
+            # A copy, since one buffer cannot be donated twice.
             average=jax.tree.map(jnp.copy, parameters) if average else None,
             optimizer=optimizer.init(parameters),
         )
@@ -117,17 +133,17 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Returns the compiled step: (state, two inputs, stop requests) to (next state, metrics). The state is donated.
 
-    Network and loss run on each device by itself, inside `shard_map`: partitioned automatically, the FFT and
-    the router's top-k would gather the whole batch on every device. Then everything that has to be averaged
-    (gradients, loss terms, expert usage, stop requests) crosses the wire as one vector.
+    Network and loss run on each device separately, inside `shard_map`: partitioned automatically, the FFT and
+    the router's top-k would gather the whole batch on every device. One all-reduce then averages gradients, loss
+    terms, expert usage and stop requests, packed into one vector.
 
     Args:
       graph: the network without its parameters.
       optimizer: applied to the mean gradient.
       mesh: the devices.
-      accumulate: pieces into which each device's share of the batch is cut, one after the other, to save memory.
-      ema_decay: of the moving average, if the state has one; it begins at 0.1 and grows with the steps t as
-        (1 + t) / (10 + t).
+      accumulate: pieces into which each device's share of the batch is cut to save memory, computed in turn.
+      ema_decay: decay of the moving average, if the state has one. The decay grows with the step t as
+        (1 + t) / (10 + t), from 0.1 up to this value.
       fetch: computes (lr, hr) on each device from the step's two inputs, such as stored tiles and where to cut them.
       first_spec: how the first input is placed on the mesh; the second is split over the devices.
     """
@@ -150,7 +166,7 @@ def make_train_step(
         parameters = optax.apply_updates(state.parameters, updates)
         average = state.average
         if average is not None:
-            # Less weight on the past at first: it holds the initial parameters, which are random.
+            # The average begins with the initial parameters, which are random, so their weight falls fast at first.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = optax.incremental_update(parameters, average, 1 - decay)
         next_state = TrainState(state.step + 1, parameters, average, optimizer_state)
@@ -165,7 +181,7 @@ def make_train_step(
 def _accumulated_gradients(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, lr: Array, hr: Array, pieces: int
 ) -> tuple[nnx.State, tuple[LossTerms, Array]]:
-    """Gradients and reports of one device's rows, averaged over equal pieces."""
+    """Returns gradients and reports of one device's rows, averaged over equal pieces."""
     gradient = jax.grad(_loss, argnums=1, has_aux=True)
     if pieces == 1:
         return gradient(graph, parameters, lr, hr)

@@ -1,4 +1,4 @@
-"""Validation while training: whole images of benchmark folders, spread over all devices of all processes."""
+"""Validation during training: whole images of benchmark folders, on all devices of all processes."""
 
 import dataclasses
 from collections import defaultdict
@@ -21,8 +21,8 @@ from seemore_jax.training.step import BATCH_AXIS, to_devices
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """One validation image, for the eye: LR and HR as read, and what the network made of LR."""
+class ValidationImage:
+    """A validation image to look at: LR and HR as read, and the network's SR."""
 
     lr: UInt8[np.ndarray, "h w 3"]
     hr: UInt8[np.ndarray, "sh sw 3"]
@@ -30,10 +30,16 @@ class Example:
 
 
 class Validation:
-    """PSNR and SSIM on image sets, as `eval.py` measures them.
+    """PSNR and SSIM on image sets, measured as `eval.py` does.
 
-    Images of one size are upscaled together, one on each device; each process reads and scores its own.
-    All processes call it together and get the same scores.
+    Images of one size are upscaled together, one on each device. Each process reads and scores its own images.
+    All processes call the methods together and get the same scores.
+
+    Args:
+      sets: the image sets.
+      scale: HR / LR.
+      graph: the network without its parameters.
+      mesh: the devices.
     """
 
     def __init__(self, sets: Sequence[ImageSet], scale: int, graph: nnx.GraphDef[SeemoRe], mesh: Mesh) -> None:
@@ -51,24 +57,28 @@ class Validation:
         )
 
     def scores(self, parameters: nnx.State) -> dict[str, Scores]:
-        """The mean scores of each set."""
+        """Returns the mean scores of each set by its name.
+
+        Raises:
+          InputError: an image cannot be read, or a pair does not belong together.
+        """
         return {image_set.name: self._set_scores(image_set.pairs, parameters) for image_set in self.sets}
 
-    def example(self, parameters: nnx.State) -> Example:
-        """The first image of the first set."""
+    def first_image(self, parameters: nnx.State) -> ValidationImage:
+        """Upscales the first image of the first set."""
         pair = self.sets[0].pairs[0]
         lr, hr = pair.read(self._scale)
         sr = self._upscale_rows(parameters, np.repeat(lr[None], jax.local_device_count(), axis=0))
-        return Example(lr, hr, sr[0])
+        return ValidationImage(lr, hr, sr[0])
 
     def _set_scores(self, pairs: Sequence[ImagePair], parameters: nnx.State) -> Scores:
-        # Each process fills in what it scored; the sum over the processes is the whole.
+        # Each process fills in the images that it scored; the sum over the processes has all of them.
         scored = np.zeros((len(pairs), 2))
         for mine, lr, hrs in self._batches(pairs):
             for index, hr, sr in zip(mine, hrs, self._upscale_rows(parameters, lr), strict=False):
                 scores = Scores.of(sr, hr, self._scale)
                 scored[index] = scores.psnr, scores.ssim
-        barrier("validated")  # each compiles for other sizes, and scores at its own speed
+        barrier("validated")  # processes compile for different sizes and score at different speeds
         everything = np.asarray(multihost_utils.process_allgather(scored, tiled=False))
         psnr, ssim = everything.reshape(-1, len(pairs), 2).sum(axis=0).mean(axis=0)
         return Scores(float(psnr), float(ssim))
@@ -76,7 +86,7 @@ class Validation:
     def _batches(
         self, pairs: Sequence[ImagePair]
     ) -> Iterator[tuple[list[int], UInt8[np.ndarray, "n h w 3"], list[np.ndarray]]]:
-        """This process's share of each batch: indices of its pairs, their LR (padded by repetition), their HR."""
+        """Yields this process's share of each batch: indices of its pairs, their LR (repeated to fill up), their HR."""
         images = [pair.read(self._scale) for pair in pairs]
         of_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, (lr, _) in enumerate(images):

@@ -31,6 +31,7 @@ def test_inference(placement: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| seemore-jax (plain) |" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_transformations(capsys: pytest.CaptureFixture[str]) -> None:
     result = transformations.measure(sj.SeemoRe(TINY, rngs=nnx.Rngs(0)), images=2, size=16, rounds=1)
     assert {"a batch", "vmap over images", "gradients of each example"} <= result["seconds"].keys()
@@ -51,6 +52,7 @@ def test_ideal_traffic_grows_with_pixels_and_bytes() -> None:
     assert inference.ideal_traffic(config, 2000, 2) == 2 * once
 
 
+@pytest.mark.thorough
 def test_training_has_the_same_loss_in_both_frameworks() -> None:
     chosen = options(batch_size=2, patch_size=16, rematerialize=True, peers=["contiguous", "channels_last"])
     result = training.measure(TINY, chosen)
@@ -69,6 +71,7 @@ def test_training_steps_are_the_same_in_both_frameworks() -> None:
     assert losses[-1, 0] < losses[0, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 def test_precision(capsys: pytest.CaptureFixture[str]) -> None:
     model = sj.SeemoRe(TINY, rngs=nnx.Rngs(0))

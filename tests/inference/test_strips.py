@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import seemore_jax as sj
-from seemore_jax.inference import strips
+from seemore_jax.inference import feature_map, strips
 from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.runner import run
 from seemore_jax.inference.strips import upscale_in_strips
@@ -76,7 +76,7 @@ def test_no_room_for_the_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(strips.os, "posix_fallocate", full)
+    monkeypatch.setattr(feature_map.os, "posix_fallocate", full)
     with pytest.raises(sj.InputError, match=r"no room for a feature map of .* GB .*TMPDIR"):
         upscale_in_strips(model_of(VARIANTS["T"]), image_of(20, 20), 16, in_file=True)
 

@@ -28,6 +28,7 @@ def _missing(folder: Path) -> str:
     return ""
 
 
+@pytest.mark.thorough
 @pytest.mark.needs("compiler")
 def test_the_kernels_under_sanitizers(tmp_path: Path) -> None:
     """As `make test-native`."""

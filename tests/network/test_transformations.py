@@ -25,7 +25,8 @@ from seemore_jax.network import SeemoRe, SeemoReConfig
 CONFIG = SeemoReConfig(
     scale=2, num_layers=1, embedding_dim=6, num_experts=2, recursive=1, global_kernel_size=3, implementation="plain"
 )
-IMPLEMENTATIONS = ("plain", "cpu", "tpu")
+IMPLEMENTATIONS = ("cpu", "tpu")
+_QUICK_ON_TPU = ("jit", "grad", "vmap_over_both", "jvp")
 LR = jax.random.uniform(jax.random.key(1), (2, 5, 6, 3))  # an odd size
 DIRECTION = jax.random.normal(jax.random.key(2), LR.shape)
 SHIFT = jnp.asarray([0.1, -0.2])
@@ -342,8 +343,13 @@ def _expected(name: str) -> Any:
     return computed(name, "plain")
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def _case(implementation: str, name: str) -> Any:
+    """A parameter of the test; of the TPU's kernels, which are slow in the interpreter, the quick suite has a few."""
+    quick = implementation != "tpu" or name in _QUICK_ON_TPU
+    return pytest.param(implementation, name, marks=() if quick else pytest.mark.thorough)
+
+
+@pytest.mark.parametrize(("implementation", "name"), [_case(i, name) for i in IMPLEMENTATIONS for name in CASES])
 def test_each_transformation_gives_what_the_plain_implementation_gives(implementation: str, name: str) -> None:
     results = jax.tree_util.tree_leaves_with_path(computed(name, implementation))
     expected = jax.tree.leaves(_expected(name))

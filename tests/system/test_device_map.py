@@ -42,6 +42,7 @@ def evaluate(output: Path, data: Path, *arguments: str, processes: int, devices:
     return finish(*running)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "arguments", [("--weights={}/w.safetensors",), ("--weights={}/w.safetensors", "--tta"), ("--weights=bicubic",)]
 )
@@ -121,6 +122,7 @@ def _flat(results: dict[str, object], name: str = "") -> dict[str, float]:
     return figures
 
 
+@pytest.mark.thorough
 def test_a_bad_image_ends_all_processes_with_one_line(data: Path, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_image(tmp_path / "S" / f"{name}.png", np.zeros((40, 40, 3), np.uint8))

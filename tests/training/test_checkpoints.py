@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from seemore_jax.training.checkpoints import Checkpoints
 from seemore_jax.training.step import TrainState, make_mesh, replicated
@@ -72,6 +73,7 @@ def test_checkpoints_of_older_versions_are_restored_exactly(tmp_path: Path) -> N
         assert (array == expected).all()
 
 
+@pytest.mark.thorough
 def test_all_processes_restore_the_same_checkpoint(tmp_path: Path) -> None:
     """Each process has a folder of its own here, so that only one of them finds its newest checkpoint damaged."""
     write(tmp_path / "whole")

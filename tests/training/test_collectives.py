@@ -38,6 +38,7 @@ def compile_step(**fields: Any) -> None:
     print(json.dumps({"collectives": found, "values": values}))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fields", [{}, {"accumulate": 2, "gradient_clip": 1.0}])
 def test_a_step_has_one_all_reduce_of_the_gradients_and_a_few_scalars(fields: dict[str, Any]) -> None:
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}

@@ -98,6 +98,7 @@ def kill_after_the_next_checkpoint(workdir: Path, process: Process, seconds: flo
     finish(process)
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments_it_ends_the_same(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     for _ in range(KILLS):
@@ -149,6 +150,7 @@ def test_the_second_signal_kills() -> None:
             signal.signal(which, handler)
 
 
+@pytest.mark.thorough
 def test_a_damaged_checkpoint_is_passed_over(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     damage(tmp_path / "run" / "checkpoints", 30)
@@ -159,6 +161,7 @@ def test_a_damaged_checkpoint_is_passed_over(data_dir: Path, uninterrupted: Path
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.thorough
 def test_without_any_readable_checkpoint_it_says_so(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     for step in (10, 20, 30):
@@ -170,6 +173,7 @@ def test_without_any_readable_checkpoint_it_says_so(data_dir: Path, uninterrupte
     assert checkpoint_steps(tmp_path / "run") == [10, 20, 30]
 
 
+@pytest.mark.thorough
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(data_dir: Path, tmp_path: Path) -> None:
     ((status, output),) = finish(start(tmp_path, data_dir, "learning_rate=1e36"))
     assert status == 2  # it would be again: launchers must not start it again
@@ -201,6 +205,7 @@ def test_wrong_configurations_are_refused_in_one_line(
     assert not (tmp_path / "run" / "weights").exists()
 
 
+@pytest.mark.thorough
 def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """Two processes with two devices each, of which one is told to stop; then one with four goes on."""
     together = start_together(tmp_path, data_dir, "checkpoint_every=100", processes=2, devices=2)
@@ -218,12 +223,14 @@ def test_devices_and_processes_do_not_change_the_losses(data_dir: Path, uninterr
         assert mixed[step] == pytest.approx(loss, rel=1e-5), step
 
 
+@pytest.mark.thorough
 def test_processes_that_decode_change_nothing(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     ((status, output),) = finish(start(tmp_path, data_dir, FEW, "num_workers=4"))
     assert status == 0, output
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.thorough
 def test_data_on_the_device_changes_nothing(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """Not even after an interruption."""
     process = start(tmp_path, data_dir, "data_on_device=True", "checkpoint_every=100")
@@ -237,6 +244,7 @@ def test_data_on_the_device_changes_nothing(data_dir: Path, uninterrupted: Path,
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.thorough
 def test_data_on_the_devices_of_two_processes(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     together = start_together(tmp_path, data_dir, "data_on_device=True", processes=2, devices=2)
     for status, output in finish(*together):
@@ -260,6 +268,7 @@ sys.exit(train(Experiment.of(config), Path(sys.argv[1])))
 """
 
 
+@pytest.mark.thorough
 def test_data_split_over_devices_goes_on_as_well(data_dir: Path, tmp_path: Path) -> None:
     def run(workdir: Path) -> str:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -279,6 +288,7 @@ def test_data_split_over_devices_goes_on_as_well(data_dir: Path, tmp_path: Path)
     assert (tmp_path / "other" / final).read_bytes() == (tmp_path / "one" / final).read_bytes()
 
 
+@pytest.mark.thorough
 def test_when_one_process_is_killed_the_others_end(data_dir: Path, tmp_path: Path) -> None:
     # As many devices as before, for which the step is compiled already.
     first, second = start_together(tmp_path, data_dir, processes=2, devices=2)
@@ -291,6 +301,7 @@ def test_when_one_process_is_killed_the_others_end(data_dir: Path, tmp_path: Pat
     assert "process 1 ended: lost: no sign of life" in output
 
 
+@pytest.mark.thorough
 def test_when_process_0_is_killed_the_others_name_it(data_dir: Path, tmp_path: Path) -> None:
     """It coordinates the run, and JAX aborts the others before they have said anything."""
     first, second = start_together(tmp_path, data_dir, processes=2, devices=2)

@@ -124,6 +124,7 @@ def test_gradients_are_those_of_pytorch() -> None:
     assert run().first_gradient_norm == pytest.approx(norm, rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_accumulating_changes_nothing() -> None:
     accumulated = take_steps(1, accumulate=2)
     assert_close(accumulated.first_gradients, run().first_gradients, rtol=1e-5)

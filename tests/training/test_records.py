@@ -21,7 +21,7 @@ from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loss import LossTerms
 from seemore_jax.training.records import Records, read_history, write_setup
 from seemore_jax.training.step import Metrics
-from seemore_jax.training.validation import Example
+from seemore_jax.training.validation import ValidationImage
 
 RNG = np.random.default_rng(0)
 USAGE = np.array([[0.5, 0.25, 0.25], [0, 1, 0]], np.float32)
@@ -71,7 +71,7 @@ def test_tensorboard_has_the_figures_of_each_step(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_scores_and_images_of_validations(tmp_path: Path) -> None:
-    example = Example(lr=random_image(9, 8), hr=random_image(18, 16), sr=random_image(18, 16))
+    example = ValidationImage(lr=random_image(9, 8), hr=random_image(18, 16), sr=random_image(18, 16))
     records = Records(tmp_path, 0)
     records.validation(7, {"Set5": Scores(30.5, 0.9), "Set14": Scores(28.0, 0.75)}, example)
     records.close()
@@ -135,7 +135,7 @@ def test_curves_are_drawn_of_whatever_there_is(tmp_path: Path) -> None:
     records.close()
     only_losses = read_image(tmp_path / "curves.png")
     records = Records(tmp_path, 1)
-    example = Example(lr=random_image(4, 4), hr=random_image(8, 8), sr=random_image(8, 8))
+    example = ValidationImage(lr=random_image(4, 4), hr=random_image(8, 8), sr=random_image(8, 8))
     for step in (2, 4):
         records.training(step, metrics(l1=1 / step), 1e-3, 50.0)
         records.validation(step, {"Set5": Scores(30.0 + step, 0.9)}, example)

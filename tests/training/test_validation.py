@@ -32,5 +32,5 @@ def test_scores_are_those_of_an_evaluation(tmp_path: Path) -> None:
         expected = Scores.mean([image.scores for image in images])
         assert scores[image_set.name].psnr == pytest.approx(expected.psnr, abs=1e-3)
         assert scores[image_set.name].ssim == pytest.approx(expected.ssim, abs=1e-4)
-    example = validation.example(parameters)
+    example = validation.first_image(parameters)
     assert example.sr.shape == example.hr.shape == (40, 48, 3)

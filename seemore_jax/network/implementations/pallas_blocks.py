@@ -1,8 +1,8 @@
 """The blocks of a residual group as stages, and their weights as matrices that act on channels in sublanes.
 
-Convolutions are products with one matrix: the input, shifted by each column offset, is stacked along the channels, and
-what the matrix makes for each row offset is shifted and summed. Depthwise ones have a matrix of diagonals: the matrix
-unit has time to spare here, vector units have none.
+A convolution is a product with one matrix: copies of the input, shifted by each column offset, are stacked along the
+channels; the product has a part for each row offset, and these parts are shifted and summed. The matrix of a depthwise
+convolution consists of diagonals: the matrix unit has time to spare here, the vector units have none.
 """
 
 import functools
@@ -14,16 +14,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from seemore_jax.network.implementations.pallas_arithmetic import stacked
 from seemore_jax.network.implementations.pallas_stages import (
     LANES,
     SUBLANES,
     Block,
-    Image,
-    Place,
+    BlockWeights,
+    MapShape,
     Stage,
-    Weights,
+    StageEnvironment,
     round_up,
-    stacked,
 )
 
 _NEIGHBOURS = (-1, 0, 1)
@@ -32,16 +32,16 @@ _NEIGHBOURS = (-1, 0, 1)
 # Stages.
 
 
-def _linear(place: Place, weights: Weights, name: str, x: Array) -> Array:
-    return place.product(weights[name], x) + weights[f"{name}_bias"]
+def _linear(env: StageEnvironment, weights: BlockWeights, name: str, x: Array) -> Array:
+    return env.product(weights[name], x) + weights[f"{name}_bias"]
 
 
-def _norm(place: Place, weights: Weights, x: Array) -> Array:
-    return place.normalize(weights["norm"], weights["norm_bias"], x)
+def _norm(env: StageEnvironment, weights: BlockWeights, x: Array) -> Array:
+    return env.normalize(weights["norm"], weights["norm_bias"], x)
 
 
 def _convolve(
-    place: Place,
+    env: StageEnvironment,
     matrix: Float[Array, "m k"],
     window: Float[Array, "c window"],
     columns: Sequence[int],
@@ -49,78 +49,84 @@ def _convolve(
     *,
     inner_bias: bool = False,
 ) -> Float[Array, "c chunk"]:
-    """Σ over rows and columns of matrix[row, column] · (window at that offset): zero padding.
+    """Returns Σ over rows and columns of matrix[row, column] · (window at that offset), with zero padding.
 
-    With `inner_bias`, the masks are stacked below the inputs: what the matrix has for the mask of offset 0 is added
-    wherever a row offset stays inside the image.
+    With `inner_bias`, the masks are stacked below the inputs, and the matrix has a column for the mask of offset 0.
+    This column is added wherever a row offset stays inside the image.
     """
-    shifted = [place.shifted(window, column) * place.mask(column) if column else window for column in columns]
+    shifted = [env.shifted(window, column) * env.mask(column) if column else window for column in columns]
     if inner_bias:
-        shifted.append(place.masks)
-    outputs = place.arithmetic.parts(place.product(matrix, stacked(shifted)), len(rows))
-    width = place.image.width
-    moved = [place.crop(place.shifted(one, row * width)) for one, row in zip(outputs, rows, strict=True)]
+        shifted.append(env.masks)
+    outputs = env.arithmetic.parts(env.product(matrix, stacked(shifted)), len(rows))
+    width = env.shape.width
+    moved = [env.crop(env.shifted(one, row * width)) for one, row in zip(outputs, rows, strict=True)]
     return sum(moved[1:], start=moved[0])
 
 
-def _expand(place: Place, weights: Weights, x: Array) -> tuple[Array, ...]:
-    """GELU(conv1(LN(x))) in halves."""
-    expanded = _linear(place, weights, "expand", _norm(place, weights, x))
-    return place.arithmetic.parts(place.arithmetic.gelu(expanded), 2)
+def _expand(env: StageEnvironment, weights: BlockWeights, x: Array) -> tuple[Array, ...]:
+    """Returns the halves of GELU(conv1(LN(x)))."""
+    expanded = _linear(env, weights, "expand", _norm(env, weights, x))
+    return env.arithmetic.parts(env.arithmetic.gelu(expanded), 2)
 
 
-def _gate(place: Place, weights: Weights, x: Array, values: Array, gate: Array) -> tuple[Array, ...]:
-    """x + GELU(conv1(values · depthwise3(gate)))."""
-    gate = _convolve(place, weights["gate"], gate, _NEIGHBOURS, _NEIGHBOURS) + weights["gate_bias"]
-    return (x + place.arithmetic.gelu(_linear(place, weights, "project", values * gate)),)
+def _gate(env: StageEnvironment, weights: BlockWeights, x: Array, values: Array, gate: Array) -> tuple[Array, ...]:
+    """Returns x + GELU(conv1(values · depthwise3(gate)))."""
+    gate = _convolve(env, weights["gate"], gate, _NEIGHBOURS, _NEIGHBOURS) + weights["gate_bias"]
+    return (x + env.arithmetic.gelu(_linear(env, weights, "project", values * gate)),)
 
 
-def _stripe_along_rows(place: Place, weights: Weights, query: Array) -> tuple[Array, ...]:
-    reach = weights["row"].shape[1] // place.image.rows // 2
-    row = _convolve(place, weights["row"], query, range(-reach, reach + 1), (0,)) + weights["row_bias"]
+def _stripe_along_rows(env: StageEnvironment, weights: BlockWeights, query: Array) -> tuple[Array, ...]:
+    reach = weights["row"].shape[1] // env.shape.rows // 2
+    row = _convolve(env, weights["row"], query, range(-reach, reach + 1), (0,)) + weights["row_bias"]
     return (row,)
 
 
 def _stripe_along_columns(
-    kernel_size: int, place: Place, weights: Weights, x: Array, value: Array, row: Array
+    kernel_size: int, env: StageEnvironment, weights: BlockWeights, x: Array, value: Array, row: Array
 ) -> tuple[Array, ...]:
-    """x + conv1(column(row) · value); three rows of the neighbourhood are stacked, so each output serves three taps."""
-    width, centres = place.image.width, stripe_centres(kernel_size)
-    stack = stacked([place.shifted(row, offset * width) for offset in _NEIGHBOURS])
-    outputs = place.arithmetic.parts(place.product(weights["column"], stack), len(centres))
-    moved = [place.crop(place.shifted(one, centre * width)) for one, centre in zip(outputs, centres, strict=True)]
+    """Returns x + conv1(column(row) · value).
+
+    Three rows are stacked, so that each part of the product sums three taps.
+    """
+    width, centres = env.shape.width, stripe_centres(kernel_size)
+    stack = stacked([env.shifted(row, offset * width) for offset in _NEIGHBOURS])
+    outputs = env.arithmetic.parts(env.product(weights["column"], stack), len(centres))
+    moved = [env.crop(env.shifted(one, centre * width)) for one, centre in zip(outputs, centres, strict=True)]
     column = sum(moved[1:], start=moved[0]) + weights["column_bias"]
-    return (x + _linear(place, weights, "project", column * value),)
+    return (x + _linear(env, weights, "project", column * value),)
 
 
 def stripe_centres(kernel_size: int) -> list[int]:
-    """Offsets each of which serves itself and its neighbours: the taps of a stripe in threes, from its start.
+    """Returns the middle offsets of the taps of a stripe, taken in threes from its start.
 
-    Of 11 taps they are −4, −1, 2, 5: together −5 … 6, of which the last is no tap.
+    For 11 taps they are −4, −1, 2 and 5, which cover the offsets −5 to 6; offset 6 has no tap and gets zeros.
     """
     return list(range(1 - kernel_size // 2, kernel_size // 2 + 2, 3))
 
 
-def _normalized(place: Place, weights: Weights, x: Array) -> tuple[Array, ...]:
-    return (_norm(place, weights, x),)
+def _normalized(env: StageEnvironment, weights: BlockWeights, x: Array) -> tuple[Array, ...]:
+    return (_norm(env, weights, x),)
 
 
-def _embed(place: Place, weights: Weights, normalized: Array) -> tuple[Array, ...]:
-    """Features and context: conv1(GELU(conv3(normalized))) in halves."""
-    embedded = _convolve(place, weights["embed"], normalized, _NEIGHBOURS, _NEIGHBOURS) + weights["embed_bias"]
-    return place.arithmetic.parts(_linear(place, weights, "expand", place.arithmetic.gelu(embedded)), 2)
+def _embed(env: StageEnvironment, weights: BlockWeights, normalized: Array) -> tuple[Array, ...]:
+    """Returns features and context, the halves of conv1(GELU(conv3(normalized)))."""
+    embedded = _convolve(env, weights["embed"], normalized, _NEIGHBOURS, _NEIGHBOURS) + weights["embed_bias"]
+    return env.arithmetic.parts(_linear(env, weights, "expand", env.arithmetic.gelu(embedded)), 2)
 
 
-def _local(place: Place, weights: Weights, features: Array) -> tuple[Array, ...]:
-    striped = _convolve(place, weights["local"], features, _NEIGHBOURS, _NEIGHBOURS, inner_bias=True)
-    return (place.arithmetic.gelu(striped + weights["local_bias"]),)
+def _local(env: StageEnvironment, weights: BlockWeights, features: Array) -> tuple[Array, ...]:
+    striped = _convolve(env, weights["local"], features, _NEIGHBOURS, _NEIGHBOURS, inner_bias=True)
+    return (env.arithmetic.gelu(striped + weights["local_bias"]),)
 
 
-def _mix(place: Place, weights: Weights, x: Array, features: Array, context: Array) -> tuple[Array, ...]:
-    """x + conv1(features + E(features, context)), with the image's experts in one of the sum of their ranks."""
-    rank = _linear(place, weights, "from_features", features) * _linear(place, weights, "from_context", context)
-    mixed = features + _linear(place, weights, "up", rank)
-    return (x + _linear(place, weights, "project", mixed),)
+def _mix(env: StageEnvironment, weights: BlockWeights, x: Array, features: Array, context: Array) -> tuple[Array, ...]:
+    """Returns x + conv1(features + E(features, context)).
+
+    E is the image's experts, concatenated into one expert of rank Σr.
+    """
+    rank = _linear(env, weights, "from_features", features) * _linear(env, weights, "from_context", context)
+    mixed = features + _linear(env, weights, "up", rank)
+    return (x + _linear(env, weights, "project", mixed),)
 
 
 # Blocks.
@@ -130,13 +136,13 @@ def _with_biases(*names: str) -> tuple[str, ...]:
     return tuple(one for name in names for one in (name, f"{name}_bias"))
 
 
-def _halo(image: Image, rows: int, columns: int) -> int:
-    return round_up(rows * image.width + columns, LANES)
+def _halo(shape: MapShape, rows: int, columns: int) -> int:
+    return round_up(rows * shape.width + columns, LANES)
 
 
-@functools.cache  # so that equal blocks are one, and share compiled programs
-def feed_forward(image: Image) -> Block:
-    """x + GatedFFN(LN(x))."""
+@functools.cache  # equal blocks are one object and share compiled programs
+def feed_forward(shape: MapShape) -> Block:
+    """Returns the block of x + GatedFFN(LN(x))."""
     return Block(
         "feed_forward",
         (
@@ -146,7 +152,7 @@ def feed_forward(image: Image) -> Block:
                 _with_biases("gate", "project"),
                 ("x", "values", "gate"),
                 ("y",),
-                halo=_halo(image, 1, 1),
+                halo=_halo(shape, 1, 1),
                 around=("gate",),
             ),
         ),
@@ -156,9 +162,9 @@ def feed_forward(image: Image) -> Block:
     )
 
 
-@functools.cache  # so that equal blocks are one, and share compiled programs
-def enhancement(image: Image, kernel_size: int) -> Block:
-    """x + SEE(LN(x))."""
+@functools.cache  # equal blocks are one object and share compiled programs
+def enhancement(shape: MapShape, kernel_size: int) -> Block:
+    """Returns the block of x + SEE(LN(x))."""
     reach = kernel_size // 2
     return Block(
         "enhancement",
@@ -169,7 +175,7 @@ def enhancement(image: Image, kernel_size: int) -> Block:
                 _with_biases("row"),
                 ("query",),
                 ("row",),
-                halo=_halo(image, 0, reach),
+                halo=_halo(shape, 0, reach),
                 around=("query",),
             ),
             Stage(
@@ -177,7 +183,7 @@ def enhancement(image: Image, kernel_size: int) -> Block:
                 _with_biases("column", "project"),
                 ("x", "value", "row"),
                 ("y",),
-                halo=_halo(image, stripe_centres(kernel_size)[-1] + 1, 0),
+                halo=_halo(shape, stripe_centres(kernel_size)[-1] + 1, 0),
                 around=("row",),
             ),
         ),
@@ -187,10 +193,10 @@ def enhancement(image: Image, kernel_size: int) -> Block:
     )
 
 
-@functools.cache  # so that equal blocks are one, and share compiled programs
-def embedding(image: Image) -> Block:
-    """The features and context of MoRE(LN(x)), before the router: it needs the whole image."""
-    halo = _halo(image, 1, 1)
+@functools.cache  # equal blocks are one object and share compiled programs
+def embedding(shape: MapShape) -> Block:
+    """Returns the block of the features and context of MoRE(LN(x)), up to the router, which needs the whole image."""
+    halo = _halo(shape, 1, 1)
     return Block(
         "embedding",
         (
@@ -211,90 +217,90 @@ def embedding(image: Image) -> Block:
     )
 
 
-@functools.cache  # so that equal blocks are one, and share compiled programs
+@functools.cache  # equal blocks are one object and share compiled programs
 def mixing() -> Block:
-    """x + conv1(mixture of the low-rank experts of (features, context))."""
+    """Returns the block of x + conv1(mixture of low-rank experts of features and context)."""
     names = _with_biases("from_features", "from_context", "up", "project")
     stage = Stage(_mix, names, ("x", "features", "context"), ("y",))
     return Block("mixing", (stage,), ("x", "features", "context"), ("y",), reach=1)
 
 
-# Weights.
+# BlockWeights.
 
 
-def column(image: Image, values: Float[Array, " c"]) -> Float[Array, "rows 1"]:
-    """A value for each channel, zero for the padding."""
-    return jnp.pad(values, (0, image.rows - image.channels))[:, None]
+def column(shape: MapShape, values: Float[Array, " c"]) -> Float[Array, "rows 1"]:
+    """Returns a value for each channel as a column, with zeros for the padding."""
+    return jnp.pad(values, (0, shape.rows - shape.channels))[:, None]
 
 
-def matrix(image: Image, kernel: Float[Array, "c d"]) -> Float[Array, "rows rows"]:
-    """A 1×1 convolution's kernel as a matrix that acts from the left."""
-    return jnp.pad(kernel, ((0, image.rows - image.channels),) * 2).T
+def matrix(shape: MapShape, kernel: Float[Array, "c d"]) -> Float[Array, "rows rows"]:
+    """Returns a 1×1 convolution's kernel as a matrix that acts from the left."""
+    return jnp.pad(kernel, ((0, shape.rows - shape.channels),) * 2).T
 
 
 def halves(
-    image: Image, layer: nnx.Linear, order: np.ndarray | None = None
+    shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None
 ) -> tuple[Float[Array, "rows2 rows"], Float[Array, "rows2 1"]]:
-    """Matrix and bias of a 1×1 convolution to 2C channels, which `order` rearranges; each half padded by itself."""
-    channels = image.channels
+    """Returns matrix and bias of a 1×1 convolution to 2C channels, reordered by `order`, each half padded by itself."""
+    channels = shape.channels
     order = np.arange(2 * channels) if order is None else order
     kernel, bias = layer.kernel[...][:, order], bias_of(layer)[order]
     both = (slice(0, channels), slice(channels, None))
     return (
-        jnp.concatenate([matrix(image, kernel[:, half]) for half in both]),
-        jnp.concatenate([column(image, bias[half]) for half in both]),
+        jnp.concatenate([matrix(shape, kernel[:, half]) for half in both]),
+        jnp.concatenate([column(shape, bias[half]) for half in both]),
     )
 
 
-def dense_taps(image: Image, kernel: Float[Array, "kh kw c d"]) -> Float[Array, "m k"]:
-    """The matrix of `_convolve` for a convolution."""
-    extra = (0, image.rows - image.channels)
+def dense_taps(shape: MapShape, kernel: Float[Array, "kh kw c d"]) -> Float[Array, "m k"]:
+    """Returns the matrix of `_convolve` for a dense convolution."""
+    extra = (0, shape.rows - shape.channels)
     padded = jnp.pad(kernel, ((0, 0), (0, 0), extra, extra)).transpose(0, 3, 1, 2)
-    return padded.reshape(kernel.shape[0] * image.rows, kernel.shape[1] * image.rows)
+    return padded.reshape(kernel.shape[0] * shape.rows, kernel.shape[1] * shape.rows)
 
 
-def depthwise_taps(image: Image, kernel: Float[Array, "kh kw 1 c"]) -> Float[Array, "m k"]:
-    """The matrix of `_convolve` for a depthwise convolution: a diagonal for each tap."""
-    padded = jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (0, image.rows - image.channels)))
+def depthwise_taps(shape: MapShape, kernel: Float[Array, "kh kw 1 c"]) -> Float[Array, "m k"]:
+    """Returns the matrix of `_convolve` for a depthwise convolution: a diagonal for each tap."""
+    padded = jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (0, shape.rows - shape.channels)))
     diagonals = (
-        padded.transpose(0, 2, 1)[..., None] * jnp.eye(image.rows, dtype=jnp.float32)[:, None, :]
+        padded.transpose(0, 2, 1)[..., None] * jnp.eye(shape.rows, dtype=jnp.float32)[:, None, :]
     )  # (kh, c, kw, c)
-    return diagonals.reshape(kernel.shape[0] * image.rows, kernel.shape[1] * image.rows)
+    return diagonals.reshape(kernel.shape[0] * shape.rows, kernel.shape[1] * shape.rows)
 
 
-def column_stripe_taps(image: Image, kernel: Float[Array, "k 1 1 c"]) -> Float[Array, "m k3"]:
-    """The matrix of a column stripe whose taps are taken in threes."""
+def column_stripe_taps(shape: MapShape, kernel: Float[Array, "k 1 1 c"]) -> Float[Array, "m k3"]:
+    """Returns the matrix of a column stripe whose taps are taken in threes."""
     size = kernel.shape[0]
     count = len(stripe_centres(size))
     taps = jnp.pad(kernel[:, 0, 0], ((0, 3 * count - size), (0, 0)))
-    return depthwise_taps(image, taps.reshape(count, 3, 1, -1))
+    return depthwise_taps(shape, taps.reshape(count, 3, 1, -1))
 
 
-def local_weights(image: Image, row: nnx.Conv, col: nnx.Conv) -> dict[str, Array]:
-    """A 1×3 and a 3×1 stripe as one 3×3 convolution; the first one's bias counts where the second one finds pixels."""
+def local_weights(shape: MapShape, row: nnx.Conv, col: nnx.Conv) -> dict[str, Array]:
+    """Returns a 1×3 and a 3×1 stripe as one 3×3 convolution; the row's bias counts only where the column has pixels."""
     vertical, horizontal = col.kernel[...], row.kernel[...]
-    taps = depthwise_taps(image, vertical * horizontal)
-    inner = jnp.concatenate([column(image, vertical[i, 0, 0] * bias_of(row)) for i in range(3)])
+    taps = depthwise_taps(shape, vertical * horizontal)
+    inner = jnp.concatenate([column(shape, vertical[i, 0, 0] * bias_of(row)) for i in range(3)])
     masks = jnp.pad(inner, ((0, 0), (1, SUBLANES - 2)))  # the mask of offset 0 is the second of the masks
-    return {"local": jnp.concatenate([taps, masks], axis=1), "local_bias": column(image, bias_of(col))}
+    return {"local": jnp.concatenate([taps, masks], axis=1), "local_bias": column(shape, bias_of(col))}
 
 
-def linear_weights(image: Image, **layers: nnx.Linear) -> dict[str, Array]:
-    """Matrices and biases of 1×1 convolutions of C channels."""
+def linear_weights(shape: MapShape, **layers: nnx.Linear) -> dict[str, Array]:
+    """Returns matrices and biases of 1×1 convolutions of C channels."""
     weights = {}
     for name, layer in layers.items():
-        weights[name] = matrix(image, layer.kernel[...])
-        weights[f"{name}_bias"] = column(image, bias_of(layer))
+        weights[name] = matrix(shape, layer.kernel[...])
+        weights[f"{name}_bias"] = column(shape, bias_of(layer))
     return weights
 
 
-def norm_weights(image: Image, norm: nnx.LayerNorm) -> dict[str, Array]:
-    """Scale and bias of a LayerNorm."""
+def norm_weights(shape: MapShape, norm: nnx.LayerNorm) -> dict[str, Array]:
+    """Returns scale and bias of a LayerNorm."""
     assert norm.scale is not None
-    return {"norm": column(image, norm.scale[...]), "norm_bias": column(image, bias_of(norm))}
+    return {"norm": column(shape, norm.scale[...]), "norm_bias": column(shape, bias_of(norm))}
 
 
 def bias_of(layer: nnx.Linear | nnx.Conv | nnx.LayerNorm) -> Array:
-    """The bias of a layer that has one."""
+    """Returns the bias of a layer that has one."""
     assert layer.bias is not None
     return jax.numpy.asarray(layer.bias[...])

@@ -19,12 +19,13 @@ from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
 from seemore_jax.network.implementations import pallas_blocks as blocks
 from seemore_jax.network.implementations import plain
-from seemore_jax.network.implementations.pallas_stages import SUBLANES, Image, Weights, apply, round_up
+from seemore_jax.network.implementations.pallas_kernels import apply
+from seemore_jax.network.implementations.pallas_stages import SUBLANES, BlockWeights, MapShape, round_up
 from seemore_jax.network.layers import gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
 from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
 
-# Up to this many pixels, reducing and resizing the context are products with dense matrices of pixels.
+# Up to this many pixels, the context is reduced and resized by products with dense matrices.
 _DENSE_PIXELS = 8192
 
 FeatureLanes = Float[Array, "n rows lanes"]
@@ -58,81 +59,82 @@ def apply_groups(
     config: SeemoReConfig,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
     """As `plain.apply_groups`."""
-    image = Image.of(x.shape[1], x.shape[2], config)
+    shape = MapShape.of(x.shape[1], x.shape[2], config)
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]
     states = jax.tree.map(lambda *layers: jnp.stack(layers).astype(jnp.float32), *(state for _, state in split))
-    weights = jax.vmap(lambda state: group_weights(nnx.merge(graph, state), image, config))(states)
+    weights = jax.vmap(lambda state: group_weights(nnx.merge(graph, state), shape, config))(states)
 
     def step(x: Array, weights: GroupWeights) -> tuple[Array, Routing]:
-        return apply_group(weights, x, image, config)
+        return apply_group(weights, x, shape, config)
 
     if config.rematerialize:
-        step = jax.checkpoint(step, prevent_cse=False)  # nothing is merged across the loop of a scan
-    maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), image), weights)
-    return from_map(maps, image), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
+        step = jax.checkpoint(step, prevent_cse=False)  # a scan is a barrier by itself
+    maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), shape), weights)
+    return from_map(maps, shape), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
 
 
-apply_network = functools.partial(plain.apply_network, groups=apply_groups)  # its head and tail are XLA's
+# XLA computes the convolutions before and after the groups.
+apply_network = functools.partial(plain.apply_network, groups=apply_groups)
 
 
 def apply_group(
-    weights: GroupWeights, x: FeatureLanes, image: Image, config: SeemoReConfig
+    weights: GroupWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> tuple[FeatureLanes, Routing]:
-    """One residual group."""
-    x, routing = apply_mixture(weights, x, image, config)
-    x = apply_feed_forward(weights.feed_forwards[0], x, image)
-    x = apply_enhancement(weights.enhancement, x, image, config)
-    return apply_feed_forward(weights.feed_forwards[1], x, image), routing
+    """Applies one residual group."""
+    x, routing = apply_mixture(weights, x, shape, config)
+    x = apply_feed_forward(weights.feed_forwards[0], x, shape)
+    x = apply_enhancement(weights.enhancement, x, shape, config)
+    return apply_feed_forward(weights.feed_forwards[1], x, shape), routing
 
 
-def apply_feed_forward(weights: Weights, x: FeatureLanes, image: Image) -> FeatureLanes:
-    """x + GatedFFN(LN(x))."""
-    return apply(blocks.feed_forward(image), image, weights, {}, [x])[0]
+def apply_feed_forward(weights: BlockWeights, x: FeatureLanes, shape: MapShape) -> FeatureLanes:
+    """Returns x + GatedFFN(LN(x))."""
+    return apply(blocks.feed_forward(shape), shape, weights, {}, [x])[0]
 
 
-def apply_enhancement(weights: Weights, x: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
-    """x + SEE(LN(x))."""
-    return apply(blocks.enhancement(image, config.global_kernel_size), image, weights, {}, [x])[0]
+def apply_enhancement(weights: BlockWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig) -> FeatureLanes:
+    """Returns x + SEE(LN(x))."""
+    return apply(blocks.enhancement(shape, config.global_kernel_size), shape, weights, {}, [x])[0]
 
 
 def apply_mixture(
-    weights: GroupWeights, x: FeatureLanes, image: Image, config: SeemoReConfig
+    weights: GroupWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> tuple[FeatureLanes, Routing]:
-    """x + MoRE(LN(x)), and the routing."""
-    features, context = apply(blocks.embedding(image), image, weights.embedding, {}, [x])
+    """Returns x + MoRE(LN(x)), and the routing."""
+    features, context = apply(blocks.embedding(shape), shape, weights.embedding, {}, [x])
 
     def mixed(
         weights: GroupWeights, x: FeatureLanes, features: FeatureLanes, context: FeatureLanes
     ) -> tuple[FeatureLanes, Routing]:
-        routing, experts = _routed_experts(weights, features, image, config)
-        context += _summary(weights.context, context, image, config)
-        return apply(blocks.mixing(), image, weights.mixing, experts, [x, features, context])[0], routing
+        routing, experts = _routed_experts(weights, features, shape, config)
+        context += _summary(weights.context, context, shape, config)
+        return apply(blocks.mixing(), shape, weights.mixing, experts, [x, features, context])[0], routing
 
-    # The gradient keeps the context without its summary; with it, it would keep both. The kernel is not run again.
+    # Keeps the context for the gradient, but not its sum with the summary, which the backward pass recomputes.
     return jax.checkpoint(mixed, prevent_cse=False)(weights, x, features, context)
 
 
-def to_map(x: Float[Array, "n h w c"], image: Image) -> FeatureLanes:
-    """Channels and pixels in the order and with the padding of the blocks."""
-    flat = x.reshape(x.shape[0], image.pixels, image.channels).transpose(0, 2, 1)
-    return jnp.pad(flat, ((0, 0), (0, image.rows - image.channels), (0, image.lanes - image.pixels)))
+def to_map(x: Float[Array, "n h w c"], shape: MapShape) -> FeatureLanes:
+    """Moves channels to sublanes and pixels to lanes, and pads both."""
+    flat = x.reshape(x.shape[0], shape.pixels, shape.channels).transpose(0, 2, 1)
+    return jnp.pad(flat, ((0, 0), (0, shape.rows - shape.channels), (0, shape.lanes - shape.pixels)))
 
 
-def from_map(maps: FeatureLanes, image: Image) -> Float[Array, "n h w c"]:
-    """The inverse of `to_map`."""
-    flat = maps[:, : image.channels, : image.pixels].transpose(0, 2, 1)
-    return flat.reshape(-1, image.height, image.width, image.channels)
+def from_map(maps: FeatureLanes, shape: MapShape) -> Float[Array, "n h w c"]:
+    """Inverts `to_map`."""
+    flat = maps[:, : shape.channels, : shape.pixels].transpose(0, 2, 1)
+    return flat.reshape(-1, shape.height, shape.width, shape.channels)
 
 
 # The router and its experts.
 
 
 def _routed_experts(
-    weights: GroupWeights, features: FeatureLanes, image: Image, config: SeemoReConfig
+    weights: GroupWeights, features: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> tuple[Routing, dict[str, Array]]:
-    """The routing, and for each image its chosen experts as one of the sum of their ranks."""
-    pooled = jnp.sum(features, axis=2, dtype=jnp.float32)[:, : image.channels] / image.pixels
+    """Returns the routing, and the chosen experts of each image, concatenated into one expert of rank Σr."""
+    pooled = jnp.sum(features, axis=2, dtype=jnp.float32)[:, : shape.channels] / shape.pixels
     probabilities = jax.nn.softmax(jnp.matmul(pooled, weights.router, precision=config.precision), axis=-1)
     top, chosen = jax.lax.top_k(probabilities, config.topk)
     # (N, K, E): a sum is faster here than a gather.
@@ -141,13 +143,13 @@ def _routed_experts(
     def gather(name: str, by: Array) -> Array:
         return jnp.einsum("nke,erc->nkrc", by, weights.experts[name], precision="highest")
 
-    def side_by_side(name: str) -> Array:
+    def concatenated(name: str) -> Array:
         gathered = gather(name, picked)
         return gathered.reshape(gathered.shape[0], -1, gathered.shape[3])
 
     weighted = picked * top[..., None]
     experts = {
-        name: side_by_side(name)
+        name: concatenated(name)
         for name in ("from_features", "from_features_bias", "from_context", "from_context_bias")
     }
     up = gather("up", weighted)  # (N, K, R, C)
@@ -159,18 +161,20 @@ def _routed_experts(
 # The context's summary.
 
 
-def _summary(weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
-    """What `calibrate` adds to the context."""
-    if config.recursive and image.pixels <= _DENSE_PIXELS:
-        return _summary_by_products(weights, context, image, config)
-    return _summary_by_convolutions(weights, context, image, config)
+def _summary(weights: BlockWeights, context: FeatureLanes, shape: MapShape, config: SeemoReConfig) -> FeatureLanes:
+    """Returns the summary that `calibrate` adds to the context."""
+    if config.recursive and shape.pixels <= _DENSE_PIXELS:
+        return _summary_by_products(weights, context, shape, config)
+    return _summary_by_convolutions(weights, context, shape, config)
 
 
-def _summary_by_products(weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig) -> FeatureLanes:
-    """Everything as products with matrices of pixels, in the lanes."""
-    dtype, channels = context.dtype, image.channels
-    height, width = image.height, image.width
-    summary = context[:, :channels, : image.pixels]
+def _summary_by_products(
+    weights: BlockWeights, context: FeatureLanes, shape: MapShape, config: SeemoReConfig
+) -> FeatureLanes:
+    """Computes reductions, convolution and resize as products with matrices that act on the pixels, in the lanes."""
+    dtype, channels = context.dtype, shape.channels
+    height, width = shape.height, shape.width
+    summary = context[:, :channels, : shape.pixels]
     for _ in range(config.recursive):
         pattern, pool = _pattern_of_4x4(height, width), _pool_of_4x4(height, width)
         taps = jnp.matmul(weights["aggregate"], pattern, precision="highest").astype(dtype)
@@ -183,41 +187,41 @@ def _summary_by_products(weights: Weights, context: FeatureLanes, image: Image, 
         convolved = convolved + moved * weights["depthwise"][:, tap : tap + 1].astype(dtype)
     mixed = jnp.einsum("cd,ncp->ndp", weights["pointwise"].astype(dtype), convolved, precision=config.precision)
     mixed = mixed + weights["pointwise_bias"].astype(dtype)
-    resize = np.kron(_resize_matrix(height, image.height), _resize_matrix(width, image.width))
+    resize = np.kron(_resize_matrix(height, shape.height), _resize_matrix(width, shape.width))
     resized = jnp.matmul(mixed, jnp.asarray(resize, dtype), precision=config.precision)
-    return jnp.pad(resized, ((0, 0), (0, image.rows - channels), (0, image.lanes - image.pixels)))
+    return jnp.pad(resized, ((0, 0), (0, shape.rows - channels), (0, shape.lanes - shape.pixels)))
 
 
 def _pattern_of_4x4(height: int, width: int) -> Float[Array, "16 p"]:
-    """For each of 4×4 taps, 1 at the pixels that it multiplies."""
+    """Returns, for each of 4×4 taps, 1 at the pixels that it multiplies."""
     rows, columns = np.divmod(np.arange(height * width), width)
     return jnp.asarray((rows % 4 * 4 + columns % 4) == np.arange(16)[:, None], jnp.float32)
 
 
 def _pool_of_4x4(height: int, width: int) -> Float[Array, "p q"]:
-    """Sums blocks of 4×4 pixels; those of an incomplete block are in none."""
+    """Returns the matrix that sums blocks of 4×4 pixels; pixels of incomplete blocks belong to none."""
     rows = np.arange(height)[:, None] // 4 == np.arange(height // 4)
     columns = np.arange(width)[:, None] // 4 == np.arange(width // 4)
     return jnp.asarray(np.kron(rows, columns), jnp.bfloat16)
 
 
 def _shifts_of_3x3(height: int, width: int) -> list[Float[Array, "p p"]]:
-    """For each of 3×3 taps, the matrix that moves the pixel at that offset here."""
+    """Returns, for each of 3×3 taps, the matrix that moves the pixel at that offset to the centre."""
     offsets = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [jnp.asarray(np.kron(np.eye(height, k=-i), np.eye(width, k=-j)), jnp.float32) for i, j in offsets]
 
 
 def _resize_matrix(size: int, target: int) -> np.ndarray:
-    """Bilinear interpolation with half-pixel centres from `size` to `target` values, as `resize_bilinear`."""
+    """Returns the matrix of `resize_bilinear` along one axis, from `size` to `target` values."""
     positions = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
     return np.maximum(0, 1 - np.abs(positions - np.arange(size)[:, None]))
 
 
 def _summary_by_convolutions(
-    weights: Weights, context: FeatureLanes, image: Image, config: SeemoReConfig
+    weights: BlockWeights, context: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> FeatureLanes:
-    """As the plain implementation; for large images."""
-    dtype, channels = context.dtype, image.channels
+    """Computes the summary as the plain implementation does; for large images."""
+    dtype, channels = context.dtype, shape.channels
 
     def depthwise(x: Array, name: str, size: int, stride: int, padding: str) -> Array:
         kernel = weights[name].T.reshape(size, size, 1, channels).astype(dtype)
@@ -232,75 +236,75 @@ def _summary_by_convolutions(
         )
         return convolved + weights[f"{name}_bias"][:, 0].astype(dtype)
 
-    summary = from_map(context, image)
+    summary = from_map(context, shape)
     for _ in range(config.recursive):
         summary = gelu(depthwise(summary, "aggregate", 4, 4, "VALID"))
     summary = depthwise(summary, "depthwise", 3, 1, "SAME")
     mixed = jnp.matmul(summary, weights["pointwise"].astype(dtype), precision=config.precision)
     mixed = mixed + weights["pointwise_bias"][:, 0].astype(dtype)
-    return to_map(resize_bilinear(mixed, image.height, image.width), image)
+    return to_map(resize_bilinear(mixed, shape.height, shape.width), shape)
 
 
 # Parameters.
 
 
-def group_weights(group: ResidualGroup, image: Image, config: SeemoReConfig) -> GroupWeights:
-    """A group's parameters, rearranged; linear in them, so that gradients find their way back."""
+def group_weights(group: ResidualGroup, shape: MapShape, config: SeemoReConfig) -> GroupWeights:
+    """Rearranges a group's parameters for the blocks. JAX differentiates through this linear function."""
     local, spatial = group.rank_modulating, group.spatial_modulating
     mixture = local.mixture_block
     return GroupWeights(
-        embedding=blocks.norm_weights(image, local.norm_1) | _embedding_weights(mixture, image),
-        mixing=blocks.linear_weights(image, project=mixture.project),
-        experts=_expert_weights(mixture, image, config),
+        embedding=blocks.norm_weights(shape, local.norm_1) | _embedding_weights(mixture, shape),
+        mixing=blocks.linear_weights(shape, project=mixture.project),
+        experts=_expert_weights(mixture, shape, config),
         context=_context_weights(mixture),
         router=mixture.mixture.router.linear.kernel[...],
         enhancement={
-            **blocks.norm_weights(image, spatial.norm_1),
-            **_expand_weights(image, spatial.enhancement.to_query_value),
-            **blocks.linear_weights(image, project=spatial.enhancement.project),
-            "row": blocks.depthwise_taps(image, spatial.enhancement.striped.row.kernel[...]),
-            "row_bias": blocks.column(image, blocks.bias_of(spatial.enhancement.striped.row)),
-            "column": blocks.column_stripe_taps(image, spatial.enhancement.striped.column.kernel[...]),
-            "column_bias": blocks.column(image, blocks.bias_of(spatial.enhancement.striped.column)),
+            **blocks.norm_weights(shape, spatial.norm_1),
+            **_expand_weights(shape, spatial.enhancement.to_query_value),
+            **blocks.linear_weights(shape, project=spatial.enhancement.project),
+            "row": blocks.depthwise_taps(shape, spatial.enhancement.striped.row.kernel[...]),
+            "row_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.row)),
+            "column": blocks.column_stripe_taps(shape, spatial.enhancement.striped.column.kernel[...]),
+            "column_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.column)),
         },
         feed_forwards=(
-            blocks.norm_weights(image, local.norm_2) | _feed_forward_weights(local.feed_forward, image),
-            blocks.norm_weights(image, spatial.norm_2) | _feed_forward_weights(spatial.feed_forward, image),
+            blocks.norm_weights(shape, local.norm_2) | _feed_forward_weights(local.feed_forward, shape),
+            blocks.norm_weights(shape, spatial.norm_2) | _feed_forward_weights(spatial.feed_forward, shape),
         ),
     )
 
 
-def _expand_weights(image: Image, layer: nnx.Linear, order: np.ndarray | None = None) -> dict[str, Array]:
-    expand, bias = blocks.halves(image, layer, order)
+def _expand_weights(shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None) -> dict[str, Array]:
+    expand, bias = blocks.halves(shape, layer, order)
     return {"expand": expand, "expand_bias": bias}
 
 
-def _feed_forward_weights(layer: GatedFeedForward, image: Image) -> dict[str, Array]:
+def _feed_forward_weights(layer: GatedFeedForward, shape: MapShape) -> dict[str, Array]:
     return {
-        **_expand_weights(image, layer.expand),
-        **blocks.linear_weights(image, project=layer.project),
-        "gate": blocks.depthwise_taps(image, layer.gate.kernel[...]),
-        "gate_bias": blocks.column(image, blocks.bias_of(layer.gate)),
+        **_expand_weights(shape, layer.expand),
+        **blocks.linear_weights(shape, project=layer.project),
+        "gate": blocks.depthwise_taps(shape, layer.gate.kernel[...]),
+        "gate_bias": blocks.column(shape, blocks.bias_of(layer.gate)),
     }
 
 
-def _embedding_weights(layer: MixtureOfRankExpertsBlock, image: Image) -> dict[str, Array]:
+def _embedding_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape) -> dict[str, Array]:
     # The channel shuffle, folded into the matrix before it.
-    order = np.arange(2 * image.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
+    order = np.arange(2 * shape.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
     return {
-        "embed": blocks.dense_taps(image, layer.embed.kernel[...]),
-        "embed_bias": blocks.column(image, blocks.bias_of(layer.embed)),
-        **_expand_weights(image, layer.expand, order),
-        **blocks.local_weights(image, layer.local.row, layer.local.column),
+        "embed": blocks.dense_taps(shape, layer.embed.kernel[...]),
+        "embed_bias": blocks.column(shape, blocks.bias_of(layer.embed)),
+        **_expand_weights(shape, layer.expand, order),
+        **blocks.local_weights(shape, layer.local.row, layer.local.column),
     }
 
 
-def _expert_weights(layer: MixtureOfRankExpertsBlock, image: Image, config: SeemoReConfig) -> dict[str, Array]:
-    """All experts with their ranks padded to the same whole sublanes: (E, R, C), biases (E, R, 1) or (E, C, 1)."""
+def _expert_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape, config: SeemoReConfig) -> dict[str, Array]:
+    """Returns all experts, their ranks padded to the same whole sublanes: (E, R, C), biases (E, R, 1) or (E, C, 1)."""
     rank = round_up(max(config.ranks), SUBLANES)
     padded: list[Any] = [expert.padded(rank) for expert in layer.mixture.experts]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
-    extra = (0, image.rows - image.channels)
+    extra = (0, shape.rows - shape.channels)
     return {
         "from_features": jnp.pad(stack.from_features, ((0, 0), extra, (0, 0))).transpose(0, 2, 1),
         "from_features_bias": stack.from_features_bias[..., None],

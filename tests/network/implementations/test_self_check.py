@@ -116,6 +116,7 @@ def test_a_wrong_kernel_is_caught_in_python(
         model("cpu")(LR)
 
 
+@pytest.mark.thorough
 def test_a_wrong_gradient_is_caught_and_the_plain_one_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_wrong_gradient_is_caught_and_the_plain_one_taken(
         gradient(model("cpu"))
 
 
+@pytest.mark.thorough
 def test_a_wrong_kernel_is_caught_inside_the_first_jit_of_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     break_kernel(monkeypatch, "convolution", "forward")
     graph, parameters = nnx.split(model())
@@ -151,6 +153,7 @@ def test_a_wrong_kernel_is_caught_by_upscale(
     np.testing.assert_array_equal(read_image(tmp_path / "large.png"), sj.upscale(model("plain"), photo))
 
 
+@pytest.mark.thorough
 def test_a_wrong_kernel_is_caught_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

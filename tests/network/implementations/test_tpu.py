@@ -13,8 +13,8 @@ from flax import nnx
 from jax.experimental import topologies
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
-from seemore_jax.network.implementations import pallas_stages, plain, tpu
-from seemore_jax.network.implementations.pallas_stages import Image
+from seemore_jax.network.implementations import pallas_kernels, pallas_stages, plain, tpu
+from seemore_jax.network.implementations.pallas_stages import MapShape
 
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
 _FULL = ("float32", "highest")
@@ -31,9 +31,9 @@ def _small(**fields: Any) -> SeemoReConfig:
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Chunks so short that small images have several; kernels for others are forgotten, before and afterwards."""
     monkeypatch.setattr(pallas_stages, "_CHUNK", 128)
-    pallas_stages._fused.cache_clear()
+    pallas_kernels.fused.cache_clear()
     yield
-    pallas_stages._fused.cache_clear()
+    pallas_kernels.fused.cache_clear()
 
 
 def _arguments(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
@@ -110,12 +110,13 @@ def test_values_and_gradients_are_those_of_the_plain_implementation(
 ) -> None:
     # An odd size.
     if not fused:
-        monkeypatch.setattr(pallas_stages, "_VMEM_BYTES", 0)
+        monkeypatch.setattr(pallas_stages, "VMEM_BYTES", 0)
         monkeypatch.setattr(tpu, "_DENSE_PIXELS", 0)
     routing = _assert_same(_small(topk=2), (3, 13, 17))
     assert len(np.unique(routing.experts[:, 0, 0])) > 1, "the images should choose different experts"
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 @pytest.mark.parametrize("rematerialize", [False, True])
 def test_layers_follow_one_another(rematerialize: bool) -> None:
@@ -123,6 +124,7 @@ def test_layers_follow_one_another(rematerialize: bool) -> None:
     assert routing.experts.shape[:2] == (2, 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
 def test_gradients_of_the_longest_filter_and_of_two_reductions() -> None:
     """The neighbourhood is longer than a chunk, and than the image."""
@@ -156,11 +158,12 @@ def test_values_of_every_option_and_of_odd_sizes(fields: dict[str, Any], shape: 
 @pytest.mark.parametrize(("fields", "shape"), _IN_CHUNKS, ids=str)
 def test_values_across_the_borders_of_chunks(fields: dict[str, Any], shape: tuple[int, int, int]) -> None:
     config = _small(**fields)
-    image = Image.of(*shape[1:], config)
+    image = MapShape.of(*shape[1:], config)
     assert image.lanes > image.chunk
     _assert_same_values(_values(tpu, config, shape), _values(plain, config, shape))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 def test_bfloat16_is_as_exact_as_that_of_the_plain_implementation() -> None:
     """In values and gradients, measured from the plain network in float32."""
@@ -201,7 +204,7 @@ def test_the_resize_matrix_is_the_resize(size: int, target: int) -> None:
 def test_what_fits_into_memory_is_fused_and_what_does_not_is_not() -> None:
     config = SeemoReConfig.variant("T")
     for side, fits in ((64, True), (2048, False)):
-        image = Image.of(side, side, config)
+        image = MapShape.of(side, side, config)
         assert tpu.blocks.feed_forward(image).fits(image) == fits
         assert tpu.blocks.enhancement(image, 11).fits(image) == fits
 
@@ -212,7 +215,7 @@ def test_a_host_without_a_tpu_compiles_real_kernels_for_one(monkeypatch: pytest.
     monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     devices = topologies.get_topology_desc("v5e:1x1", "tpu", chips_per_host_bounds=(1, 1, 1)).devices
     config = SeemoReConfig.variant("T", compute_dtype="bfloat16", precision="default")
-    image = Image.of(16, 16, config)
+    image = MapShape.of(16, 16, config)
     block = tpu.blocks.mixing()
     maps = jnp.zeros((2, image.rows, image.lanes), jnp.bfloat16)
     weights = {name: jnp.zeros((40, 40)) for name in ("project",)} | {"project_bias": jnp.zeros((40, 1))}
@@ -224,6 +227,6 @@ def test_a_host_without_a_tpu_compiles_real_kernels_for_one(monkeypatch: pytest.
     }
     sharding = jax.sharding.SingleDeviceSharding(devices[0])
     function = jax.jit(
-        lambda maps: pallas_stages.apply(block, image, weights, experts, [maps] * 3), in_shardings=sharding
+        lambda maps: pallas_kernels.apply(block, image, weights, experts, [maps] * 3), in_shardings=sharding
     )
     assert "tpu_custom_call" in function.trace(jax.ShapeDtypeStruct(maps.shape, maps.dtype)).lower().as_text()

@@ -1,0 +1,351 @@
+"""Pallas kernels that compute a block of stages with a whole image in VMEM, forward and backward.
+
+The forward kernel applies the stages in order. The backward kernel recomputes the maps from the block's inputs, then
+goes through the stages in reverse; JAX differentiates each stage inside the kernel. XLA computes the same stages, an
+image at once, where an image does not fit into VMEM.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float
+
+from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
+from seemore_jax.network.implementations.pallas_arithmetic import IN_KERNELS, IN_XLA
+from seemore_jax.network.implementations.pallas_stages import (
+    LANES,
+    VMEM_BYTES,
+    Block,
+    BlockWeights,
+    MapShape,
+    Stage,
+    StageEnvironment,
+    column_masks,
+)
+
+
+def apply(
+    block: Block,
+    shape: MapShape,
+    weights: BlockWeights,
+    per_image: BlockWeights,
+    maps: Sequence[Float[Array, "n rows lanes"]],
+) -> tuple[Float[Array, "n rows lanes"], ...]:
+    """Applies a block: by the Pallas kernel where the image fits into VMEM, otherwise by XLA.
+
+    Args:
+      block: the block.
+      shape: shape of the maps, whose arrays are padded to (N, `shape.rows`, `shape.lanes`).
+      weights: matrices and columns that all images share, float32.
+      per_image: weights that each image has its own of, (N, …), float32.
+      maps: the block's inputs, in the compute dtype.
+
+    Returns:
+      The block's outputs, in the compute dtype.
+    """
+    weights, per_image = dict(weights), dict(per_image)
+    if not block.fits(shape):
+        return _by_xla(block, shape, weights, per_image, maps)
+    operation = fused(block, shape, tuple(sorted(weights)), tuple(sorted(per_image)))
+    return operation(*_leaves(weights), *_leaves(per_image), *maps)
+
+
+def _leaves(weights: BlockWeights) -> list[Array]:
+    return [weights[name] for name in sorted(weights)]
+
+
+@functools.cache
+def fused(block: Block, shape: MapShape, shared: tuple[str, ...], own: tuple[str, ...]) -> FusedOperation:
+    """Returns the block as an operation on the weights in `shared`, those in `own`, and the maps, in this order."""
+    kernels = _BlockKernels(block, shape, shared, own)
+    batched = tuple(range(len(shared), kernels.weight_count + len(block.inputs)))
+    return FusedOperation(block.name, kernels.by_xla, kernels.forward, kernels.backward, batched)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BlockKernels:
+    """The functions of a block's `FusedOperation`.
+
+    Attributes:
+      block: the block.
+      shape: shape of the maps.
+      shared: names of the weights that all images share.
+      own: names of the weights that each image has its own of.
+    """
+
+    block: Block
+    shape: MapShape
+    shared: tuple[str, ...]
+    own: tuple[str, ...]
+
+    @property
+    def weight_count(self) -> int:
+        return len(self.shared) + len(self.own)
+
+    def by_xla(self, *arrays: Array) -> Arrays:
+        weights = dict(zip(self.shared, arrays, strict=False))
+        per_image = dict(zip(self.own, arrays[len(self.shared) :], strict=False))
+        return _by_xla(self.block, self.shape, weights, per_image, arrays[self.weight_count :])
+
+    def forward(self, *arrays: Array) -> Arrays:
+        like = arrays[self.weight_count]
+        results = [jax.ShapeDtypeStruct(like.shape, like.dtype)] * len(self.block.outputs)
+        return self._call("forward", self._forward_kernel, arrays, results, len(self.block.buffers))
+
+    def backward(self, *arrays: Array) -> Arrays:
+        count, inputs = self.weight_count, len(self.block.inputs)
+        weights, maps, cotangents = arrays[:count], arrays[count : count + inputs], arrays[count + inputs :]
+        results = [jax.ShapeDtypeStruct(weight.shape, jnp.float32) for weight in weights]
+        results += [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in maps]
+        cotangents = tuple(cotangent.astype(maps[0].dtype) for cotangent in cotangents)
+        buffers = 2 * len(self.block.buffers) + inputs
+        return self._call("backward", self._backward_kernel, (*weights, *maps, *cotangents), results, buffers)
+
+    def _call(
+        self,
+        name: str,
+        kernel: Callable[..., None],
+        arrays: Sequence[Array],
+        results: Sequence[jax.ShapeDtypeStruct],
+        buffers: int,
+    ) -> Arrays:
+        """Runs a kernel for each image in turn: compiled by Mosaic on a TPU, interpreted elsewhere.
+
+        The choice is made when the program is lowered, so that a host with only a CPU compiles real kernels for a TPU.
+        """
+        block, shape = self.block, self.shape
+        masks = column_masks(shape, block.reach, block.halo)
+        arguments = [masks, *arrays]
+        call = functools.partial(
+            pl.pallas_call,
+            kernel,
+            grid=(arrays[self.weight_count].shape[0],),
+            in_specs=[_spec(array.shape) for array in arguments],
+            out_specs=[_spec(result.shape) for result in results],
+            # Inside a kernel, the mesh axes over which arrays vary play no part.
+            out_shape=[result.update(manual_axis_type=jax.sharding.ManualAxisType()) for result in results],
+            scratch_shapes=[pltpu.VMEM((shape.rows, shape.lanes + 2 * block.halo), jnp.float32)] * buffers,
+            name=f"{block.name}_{name}",
+        )
+        on_tpu = call(compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_BYTES + 16 * 2**20))
+        return tuple(jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=call(interpret=True)))
+
+    def _forward_kernel(self, *references: Any) -> None:
+        block = self.block
+        masks, weights, rest = self._unpack(references)
+        blocks = dict(zip((*block.inputs, *block.outputs), rest, strict=False))
+        buffers = dict(zip(block.buffers, rest[len(blocks) :], strict=True))
+        run = _StageRunner(block, self.shape, masks, weights, _Maps(block, self.shape, blocks, buffers))
+        run.clear_surroundings()
+        for stage in block.stages:
+            run.forward(stage)
+
+    def _backward_kernel(self, *references: Any) -> None:
+        block = self.block
+        masks, weights, rest = self._unpack(references)
+        given = (*block.inputs, *map(_ct, block.outputs))
+        blocks = dict(zip(given, rest, strict=False))
+        rest = rest[len(blocks) :]
+        gradients = dict(zip((*self.shared, *self.own), rest, strict=False))
+        rest = rest[len(gradients) :]
+        blocks |= zip(map(_returned_ct, block.inputs), rest, strict=False)
+        names = (*block.buffers, *map(_ct, block.buffers), *map(_ct, block.inputs))
+        buffers = dict(zip(names, rest[len(block.inputs) :], strict=True))
+        run = _StageRunner(block, self.shape, masks, weights, _Maps(block, self.shape, blocks, buffers))
+
+        self._clear_gradients(gradients)
+        run.clear_surroundings()
+        for stage in block.stages[:-1]:  # no stage reads what the last one writes
+            run.forward(stage)
+        known = set(block.outputs)
+        for i in reversed(range(len(block.stages))):
+            last_to_add = {name for name in block.inputs if all(name not in s.reads for s in block.stages[:i])}
+            run.backward(block.stages[i], gradients, known, last_to_add)
+
+    def _unpack(self, references: Sequence[Any]) -> tuple[Any, dict[str, Any], Sequence[Any]]:
+        """Returns a kernel's references: the masks, the weights by name, and the others."""
+        masks, *rest = references
+        weights = dict(zip((*self.shared, *self.own), rest, strict=False))
+        return masks, weights, rest[len(weights) :]
+
+    def _clear_gradients(self, gradients: Mapping[str, Any]) -> None:
+        """Sets the gradients to zero: shared ones before the first image, each image's own ones before each image."""
+
+        @pl.when(pl.program_id(0) == 0)
+        def _() -> None:
+            for name in self.shared:
+                gradients[name][...] = jnp.zeros_like(gradients[name])
+
+        for name in self.own:
+            gradients[name][...] = jnp.zeros_like(gradients[name])
+
+
+def _spec(shape: tuple[int, ...]) -> pl.BlockSpec:
+    """Returns which part of an array the kernel of an image sees: arrays (N, …) have a part for each image."""
+    if len(shape) == 3:
+        return pl.BlockSpec((1, *shape[1:]), lambda i: (i, 0, 0))
+    return pl.BlockSpec(shape, lambda i: (0,) * len(shape))
+
+
+def _ct(name: str) -> str:
+    return f"cotangent of {name}"
+
+
+def _returned_ct(name: str) -> str:
+    return f"returned cotangent of {name}"
+
+
+class _Maps:
+    """The maps of one image inside a kernel: float32 chunks of arrays in HBM and of buffers in VMEM.
+
+    A buffer has `halo` zeros on each side: the zero padding of convolutions.
+    """
+
+    def __init__(self, block: Block, shape: MapShape, blocks: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
+        self._block, self._shape, self._blocks, self._buffers = block, shape, blocks, buffers
+
+    def clear(self, names: Sequence[str]) -> None:
+        """Sets buffers to zero, with their halo."""
+        for name in names:
+            self._buffers[name][...] = jnp.zeros_like(self._buffers[name])
+
+    def read(self, name: str, start: Any, halo: int = 0) -> Array:
+        """Reads the chunk that begins at pixel `start`, with `halo` pixels on each side."""
+        length = self._shape.chunk + 2 * halo
+        if name in self._blocks:
+            return self._blocks[name][0, :, pl.ds(start, length)].astype(jnp.float32)
+        return self._buffers[name][:, pl.ds(start + self._block.halo - halo, length)]
+
+    def write(self, name: str, start: Any, chunk: Array) -> None:
+        """Writes a chunk. A backward kernel has no room for the block's outputs: they are dropped."""
+        if name in self._blocks:
+            block = self._blocks[name]
+            block[0, :, pl.ds(start, self._shape.chunk)] = chunk.astype(block.dtype)
+        elif name in self._buffers:
+            self._buffers[name][:, pl.ds(start + self._block.halo, self._shape.chunk)] = chunk
+
+    def add(self, name: str, start: Any, window: Array, halo: int = 0) -> None:
+        """Adds a window to the chunk that begins at pixel `start`, and to `halo` pixels on each side."""
+        self._buffers[name][:, pl.ds(start + self._block.halo - halo, window.shape[1])] += window
+
+
+@dataclasses.dataclass(frozen=True)
+class _StageRunner:
+    """Runs stages over all chunks of an image inside a kernel.
+
+    Attributes:
+      block: the block of the stages.
+      shape: shape of the maps.
+      masks: reference to `column_masks`.
+      weights: references to the weights.
+      maps: the maps.
+    """
+
+    block: Block
+    shape: MapShape
+    masks: Any
+    weights: Mapping[str, Any]
+    maps: _Maps
+
+    def clear_surroundings(self) -> None:
+        """Sets the halos to zero, once for all images: stages write only inside of them."""
+        around = {name for stage in self.block.stages for name in stage.around}
+
+        @pl.when(pl.program_id(0) == 0)
+        def _() -> None:
+            self.maps.clear(sorted(around))
+
+    def forward(self, stage: Stage) -> None:
+        """Runs a stage."""
+
+        def body(start: Any) -> None:
+            env = self._environment(stage, start)
+            chunks = stage.function(env, self._load(stage), *self._windows(stage, start))
+            for name, chunk in zip(stage.writes, chunks, strict=True):
+                self.maps.write(name, start, _mask_padding(env, chunk))
+
+        self._for_each_chunk(body)
+
+    def backward(self, stage: Stage, gradients: Mapping[str, Any], known: set[str], last_to_add: set[str]) -> None:
+        """Runs the backward pass of a stage.
+
+        Args:
+          stage: the stage.
+          gradients: references to the gradients of the weights; the stage adds to them.
+          known: names of the maps that have a cotangent already; the maps that the stage reads are added to this set.
+          last_to_add: names of the block's inputs whose cotangent is complete after this stage, and returned.
+        """
+        self.maps.clear([_ct(name) for name in stage.around if name not in known])
+        known |= set(stage.around)
+
+        def body(start: Any) -> None:
+            env = self._environment(stage, start)
+
+            def function(weights: BlockWeights, *windows: Array) -> tuple[Array, ...]:
+                return tuple(_mask_padding(env, chunk) for chunk in stage.function(env, weights, *windows))
+
+            _, pull_back = jax.vjp(function, self._load(stage), *self._windows(stage, start))
+            by_weights, *by_windows = pull_back(tuple(self.maps.read(_ct(name), start) for name in stage.writes))
+            for name in by_weights:
+                gradient = gradients[name]
+                gradient[...] += by_weights[name].reshape(gradient.shape)
+            for name, window in zip(stage.reads, by_windows, strict=True):
+                if name in last_to_add:
+                    total = window + self.maps.read(_ct(name), start) if name in known else window
+                    self.maps.write(_returned_ct(name), start, total)
+                elif name in known:
+                    self.maps.add(_ct(name), start, window, stage.halo_of(name))
+                else:
+                    self.maps.write(_ct(name), start, window)
+
+        self._for_each_chunk(body)
+        known |= set(stage.reads)
+
+    def _for_each_chunk(self, body: Callable[[Any], None]) -> None:
+        @pl.loop(0, self.shape.lanes // self.shape.chunk)
+        def _(i: Any) -> None:
+            body(pl.multiple_of(i * self.shape.chunk, LANES))
+
+    def _environment(self, stage: Stage, start: Any) -> StageEnvironment:
+        length = self.shape.chunk + 2 * stage.halo
+        masks = self.masks[:, pl.ds(start + self.block.halo - stage.halo, length)]
+        return StageEnvironment(self.shape, masks, self.block.reach, self.shape.chunk, IN_KERNELS)
+
+    def _load(self, stage: Stage) -> dict[str, Array]:
+        used = {name: self.weights[name] for name in stage.weights}
+        return {name: ref[0] if len(ref.shape) == 3 else ref[...] for name, ref in used.items()}
+
+    def _windows(self, stage: Stage, start: Any) -> list[Array]:
+        return [self.maps.read(name, start, stage.halo_of(name)) for name in stage.reads]
+
+
+def _mask_padding(env: StageEnvironment, chunk: Array) -> Array:
+    """Sets the lanes beyond the image's last pixel to zero."""
+    padded = env.shape.lanes != env.shape.pixels
+    return chunk * env.crop(env.mask(0)) if padded else chunk
+
+
+def _by_xla(
+    block: Block, shape: MapShape, weights: BlockWeights, per_image: BlockWeights, maps: Sequence[Array]
+) -> tuple[Array, ...]:
+    """Applies the stages without Pallas, each to whole images."""
+    dtype = maps[0].dtype
+
+    def one_image(per_image: BlockWeights, *maps: Array) -> tuple[Array, ...]:
+        known = {name: one.astype(jnp.float32) for name, one in zip(block.inputs, maps, strict=True)}
+        for stage in block.stages:
+            masks = column_masks(shape, block.reach, stage.halo)
+            env = StageEnvironment(shape, masks, block.reach, shape.lanes, IN_XLA)
+            windows = [jnp.pad(known[name], ((0, 0), (stage.halo_of(name),) * 2)) for name in stage.reads]
+            chunks = stage.function(env, {**weights, **per_image}, *windows)
+            for name, chunk in zip(stage.writes, chunks, strict=True):
+                known[name] = _mask_padding(env, chunk).astype(dtype).astype(jnp.float32)
+        return tuple(known[name].astype(dtype) for name in block.outputs)
+
+    return jax.vmap(one_image)(dict(per_image), *maps)
