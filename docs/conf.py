@@ -1,4 +1,4 @@
-"""Sphinx's configuration: `make docs` builds the site into build/docs, with warnings as errors and without a network."""
+"""The configuration of Sphinx: `make docs` builds the site into build/docs, without a network; warnings are errors."""
 
 import re
 import tomllib
@@ -49,8 +49,8 @@ html_theme_options = {
 def _plain_text(app: Sphinx, what: str, name: str, of: object, options: object, lines: list[str]) -> None:
     """Makes reStructuredText of a docstring, which is plain text with code in single backticks.
 
-    Drawings and tables become literal blocks: in a docstring of a module, these are all indented lines; elsewhere, lines
-    of a table. Stars are stars, and a letter may follow code.
+    Drawings and tables become literal blocks: in a docstring of a module, these are all indented lines; elsewhere,
+    lines of a table. A star is no markup, and a letter may follow code.
     """
     converted: list[str] = []
     inside = False
