@@ -1,7 +1,8 @@
 # make demo    upscale real photographs (installs what the program needs)
 # make quick   style, types and the quick tests: under 10 minutes on 2 cores
 # make test    style, types and all tests but the slowest (installs what the tests need, too)
-# make test-all    that, and what takes an hour: every command of the README, and what it promises of the quickstart
+# make test-all    that, and what takes an hour: every command of the README and of docs/, and what it promises of the quickstart
+# make docs    the documentation as a web site, in build/docs; warnings are errors
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 # make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
 #
@@ -28,7 +29,7 @@ SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo quick test test-all test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo docs quick test test-all test-native test-tpu-compile lint types unit constraints clean
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -48,10 +49,14 @@ types: $(VENV)/test
 unit: $(VENV)/test
 	$(BIN)/pytest -n $(WORKERS)
 
+docs: $(VENV)/docs
+	$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going docs build/docs
+	@echo build/docs/index.html
+
 test-native: $(VENV)/test
 	$(MAKE) -C tests/native -j2 XLA="$$($(BIN)/python -c 'import jax; print(jax.ffi.include_dir())')"
 
-# In one process: commands of the README read what others have written, and one has a time limit.
+# In one process: commands of the documentation read what others have written, and one has a time limit.
 test-all: test
 	$(BIN)/pytest -m slow --durations=0
 
@@ -75,7 +80,11 @@ $(VENV)/runtime: $(VENV)/$(VERSION) requirements.txt $(PINS) pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
-$(VENV)/test: $(VENV)/runtime
+$(VENV)/docs: $(VENV)/runtime
+	$(PIP) --editable '.[docs]'
+	touch $@
+
+$(VENV)/test: $(VENV)/docs
 	$(PIP) --editable '.[test]'
 # The oracle declares training frameworks as dependencies that its network does not need.
 	$(PIP) --no-deps seemore==0.1.0

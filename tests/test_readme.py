@@ -1,4 +1,6 @@
-"""If these fail, the README shows Python or commands that do not work, or promises what does not hold."""
+"""If these fail, the README or a page of the documentation shows Python or commands that do not work, or promises what
+does not hold.
+"""
 
 import os
 import re
@@ -19,26 +21,57 @@ from seemore_jax.data import read_image, write_image
 from seemore_jax.training.records import read_history
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-# One line each, without comments.
-COMMANDS = [
-    command
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.replace("\\\n", "").splitlines()
-    if (command := " ".join(re.sub(r"\s#.*", "", line).split()))
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "docs" / "api").glob("*.md")),
+    )
+}
+
+
+def blocks(language: str) -> dict[str, list[str]]:
+    """The blocks of code in that language, for each page that has some."""
+    found = {page: re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) for page, text in PAGES.items()}
+    return {page: of_page for page, of_page in found.items() if of_page}
+
+
+# With the page and the number in it, as the tests are called; pages may repeat each other.
+SNIPPETS = [
+    pytest.param(
+        snippet,
+        id=f"{page}-{number}",
+        marks=[pytest.mark.thorough] if page == "docs/research.md" else [],
+    )
+    for page, snippets in blocks("python").items()
+    for number, snippet in enumerate(snippets)
+    if page == "README.md" or snippet not in blocks("python")["README.md"]
 ]
+# One line each, without comments; the same command once.
+COMMANDS = list(
+    dict.fromkeys(
+        command
+        for of_page in blocks("sh").values()
+        for block in of_page
+        for line in block.replace("\\\n", "").splitlines()
+        if (command := " ".join(re.sub(r"(^|\s)#.*", "", line).split()))
+    )
+)
 QUICKSTART = next(command for command in COMMANDS if "quickstart" in command)
 # What only other machines run, or nothing runs to its end, by a part of it.
 LEFT_OUT = {
     "make demo": "makes an environment",
     "make test": "runs this",
+    "pip install": "changes the environment",
     "seemore_jax web": "runs until it is interrupted: tests/test_web.py",
     "prepare df2k": "downloads gigabytes",
     "configs/seemore_t_x2.py": "trains on DF2K",
     "configs/seemore_t_x3.py": "trains on DF2K",
     "configs/seemore_t_x4.py --workdir": "trains on DF2K",
+    "launch/": "needs a cluster: tests/launch",
     "--topology": "needs libtpu: make test-tpu-compile",
+    "xpk": "needs a cluster",
     "benchmarks.tpu": "needs libtpu: make test-tpu-compile",
     "--placement device": "needs a GPU",
 }
@@ -58,13 +91,13 @@ def test_snippet_runs(snippet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     sj.save(sj.SeemoRe(sj.SeemoReConfig.variant("T", 2), rngs=nnx.Rngs(0)), "model.pth")
     write_image("photo.png", np.full((20, 16, 3), 90, np.uint8))
-    exec(compile(snippet, "README.md", "exec"), {})
+    exec(compile(snippet, "<documentation>", "exec"), {})
     assert not Path("photo_large.png").exists() or Path("photo_large.png").stat().st_size > 0
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the repository as far as commands need it, with the files that the README speaks of."""
+    """A copy of the repository as far as commands need it, with the files that the documentation speaks of."""
     folder = tmp_path_factory.mktemp("repository")
     for name in ("seemore_jax", "configs", "benchmarks", "tests", "train.py", "eval.py"):
         copy = shutil.copy if (ROOT / name).is_file() else shutil.copytree
@@ -85,7 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(command: str, folder: Path) -> None:
-    """Runs a command of the README as it stands there."""
+    """Runs a command of the documentation as it stands there."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": ""}
     with (folder / "printed").open("w+") as printed:  # a pipe would wait for what a command leaves running
         done = subprocess.run(

@@ -137,10 +137,12 @@ void test_linear_maps() {
         Floats weights(inputs * outputs), bias(outputs), x(inputs * pitch, misaligned), y(outputs * pitch, misaligned);
         Floats back(inputs * pitch);
         const float *taps = weights, *offset = bias;
-        Linear(inputs, outputs, taps, offset)
-            .apply(x, pitch, pitch, [&](int o, int w, Vec v) { store(y + o * pitch + w, v); });
-        Linear::transposed(inputs, outputs, weights)
-            .apply(y, pitch, pitch, [&](int i, int w, Vec v) { store(back + i * pitch + w, v); });
+        Linear(inputs, outputs, taps, offset).apply(x, pitch, pitch, [&](int o, int w, Vec v) {
+          store(y + o * pitch + w, v);
+        });
+        Linear::transposed(inputs, outputs, weights).apply(y, pitch, pitch, [&](int i, int w, Vec v) {
+          store(back + i * pitch + w, v);
+        });
         for (int w = 0; w < pitch; ++w) {
           for (int o = 0; o < outputs; ++o) {
             double total = bias[o];

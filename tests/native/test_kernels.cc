@@ -160,11 +160,11 @@ void test_kernels_stay_inside_their_arrays() {
   };
   const std::vector<Case> cases = {
       {sizes(1, 4, 1, 16, 1, 1, 1, 1, 0), {4, 1, 0, 4, 1, 0, 4, 0, 4}},
-      {sizes(2, 7, 3, 16, 5, 3, 2, 2, 1), {5, 13, 0, 5, 1, 0, 5, 0, 5}},              // an image in part of the array
-      {sizes(1, 21, 5, 48, 7, 11, 5, 3, 1), {21, 35, 40, 90, 3, 2, 19, 4, 18}},       // a part of an image
-      {sizes(1, 5, 2, 16, 12, 33, 1, 1, 0), {5, 16, 0, 5, 1, 0, 5, 0, 5}},            // a filter longer than the image
-      {sizes(1, 6, 2, 32, 3, 3, 1, 2, 0), {6, 32, 0, 2147483647, 2, 6, 6, 4, 4}},     // no rows
-      {sizes(3, 101, 2, 16, 2, 5, 3, 25, 1), {101, 9, 0, 101, 25, 0, 101, 0, 101}},   // several strips
+      {sizes(2, 7, 3, 16, 5, 3, 2, 2, 1), {5, 13, 0, 5, 1, 0, 5, 0, 5}},             // an image in part of the array
+      {sizes(1, 21, 5, 48, 7, 11, 5, 3, 1), {21, 35, 40, 90, 3, 2, 19, 4, 18}},      // a part of an image
+      {sizes(1, 5, 2, 16, 12, 33, 1, 1, 0), {5, 16, 0, 5, 1, 0, 5, 0, 5}},           // a filter longer than the image
+      {sizes(1, 6, 2, 32, 3, 3, 1, 2, 0), {6, 32, 0, 2147483647, 2, 6, 6, 4, 4}},    // no rows
+      {sizes(3, 101, 2, 16, 2, 5, 3, 25, 1), {101, 9, 0, 101, 25, 0, 101, 0, 101}},  // several strips
   };
   for (const Kernel& kernel : kernels())
     for (const Case& given : cases) {

@@ -153,13 +153,13 @@ inline ffi::Error handle(const char* name, const char* inputs_signature, const c
 }
 
 // The symbols that `native/__init__.py` registers, with their signatures.
-#define SEEMORE_KERNEL(name, inputs_signature, outputs_signature)                                              \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* seemore_##name(XLA_FFI_CallFrame*);         \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                               \
-      seemore_##name,                                                                                          \
-      static_cast<Handler>([](ffi::ThreadPool pool, ffi::RemainingArgs inputs, ffi::RemainingRets outputs) {   \
-        return handle("seemore_" #name, inputs_signature, outputs_signature, name, pool, inputs, outputs);     \
-      }),                                                                                                      \
+#define SEEMORE_KERNEL(name, inputs_signature, outputs_signature)                                            \
+  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* seemore_##name(XLA_FFI_CallFrame*);       \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                             \
+      seemore_##name,                                                                                        \
+      static_cast<Handler>([](ffi::ThreadPool pool, ffi::RemainingArgs inputs, ffi::RemainingRets outputs) { \
+        return handle("seemore_" #name, inputs_signature, outputs_signature, name, pool, inputs, outputs);   \
+      }),                                                                                                    \
       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets())
 
 }  // namespace seemore

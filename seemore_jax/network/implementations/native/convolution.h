@@ -109,8 +109,8 @@ struct Convolution {
         sums.norm_scale[c] += sum(scale);
         sums.norm_bias[c] += sum(bias);
       }
-      normalize_backward(input_gradient.line(0, 0), input_gradient.stride(), normalized.line(0, 0),
-                         normalized.stride(), inverse.line(row, 0), channels, pitch,
+      normalize_backward(input_gradient.line(0, 0), input_gradient.stride(), normalized.line(0, 0), normalized.stride(),
+                         inverse.line(row, 0), channels, pitch,
                          [&](int c, int w, Vec v) { store(to + c * pitch + w, v); });
     }
     Block at_output = output.from(begin);

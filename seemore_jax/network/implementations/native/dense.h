@@ -7,8 +7,8 @@
 
 namespace seemore {
 
-inline constexpr int kTile = 6;                         // outputs that are computed together
-inline constexpr int kSpan = kLanes == 8 ? 2 : 4;       // vectors of pixels that are: as many as registers hold
+inline constexpr int kTile = 6;                    // outputs that are computed together
+inline constexpr int kSpan = kLanes == 8 ? 2 : 4;  // vectors of pixels that are: as many as registers hold
 
 // Weights (inputs, outputs) in the order in which `apply` reads them, the last tile filled up with zeros.
 class Linear {
@@ -26,7 +26,8 @@ class Linear {
   }
   // From a row-major matrix (inputs, outputs).
   Linear(int inputs, int outputs, const float* weights, const float* bias)
-      : Linear(inputs, outputs, [=](int i, int o) { return weights[i * outputs + o]; }, [=](int o) { return bias[o]; }) {}
+      : Linear(
+            inputs, outputs, [=](int i, int o) { return weights[i * outputs + o]; }, [=](int o) { return bias[o]; }) {}
   // Its transpose without bias: what carries a gradient back.
   static Linear transposed(int inputs, int outputs, const float* weights) {
     return Linear(outputs, inputs, [=](int o, int i) { return weights[i * outputs + o]; }, [](int) { return 0.0f; });

@@ -132,11 +132,10 @@ struct GatedFeedForward {
     Block at_projected = projected.from(begin);
     Block at_before = before.from(begin);
     Block at_filtered = filtered_gradient.from(begin);
-    add_weight_gradient(product.from(begin), channels, at_projected,
-                        channels, rows, pitch, sums.project, channels);
+    add_weight_gradient(product.from(begin), channels, at_projected, channels, rows, pitch, sums.project, channels);
     add_bias_gradient(at_projected, channels, rows, pitch, sums.project_bias);
-    add_weight_gradient(normalized.from(begin), channels, at_before,
-                        2 * channels, rows, pitch, sums.expand, 2 * channels);
+    add_weight_gradient(normalized.from(begin), channels, at_before, 2 * channels, rows, pitch, sums.expand,
+                        2 * channels);
     add_bias_gradient(at_before, 2 * channels, rows, pitch, sums.expand_bias);
     add_bias_gradient(at_filtered, channels, rows, pitch, sums.taps_bias);
     for (int c = 0; c < channels; ++c)

@@ -13,7 +13,8 @@ struct FeaturesAndContext {
   Linear expanding, unexpanding;
 
   FeaturesAndContext(Shape shape, int begin, int end, const float* expand, const float* expand_bias, Striped striped)
-      : shape(shape), begin(begin), end(end), striped(striped), expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
+      : shape(shape), begin(begin), end(end), striped(striped),
+        expanding(shape.channels, 2 * shape.channels, expand, expand_bias),
         unexpanding(Linear::transposed(shape.channels, 2 * shape.channels, expand)) {}
 
   // Writes a strip's rows to lines that `features` and `context` give for (row, channel), and calls done(row) when both
@@ -117,8 +118,7 @@ struct FeaturesAndContext {
       });
     }
     Block at_local = local_gradient.from(begin);
-    add_weight_gradient(input.from(begin), channels, at_local, 2 * channels,
-                        rows, pitch, sums.expand, 2 * channels);
+    add_weight_gradient(input.from(begin), channels, at_local, 2 * channels, rows, pitch, sums.expand, 2 * channels);
     add_bias_gradient(at_local, 2 * channels, rows, pitch, sums.expand_bias);
     striped.add_gradients(local, between, between_gradient, striped_gradient, begin, rows, pitch, sums.striped);
   }
@@ -156,8 +156,7 @@ struct LowRankExperts {
       const float* from = context + c * stride;
       const float *upper = summary + small.line(image, above, c), *lower = summary + small.line(image, below, c);
       for (int w = 0; w < shape.pitch; w += kLanes)
-        store(to.line(to_row, c) + w,
-              load(from + w) + (1 - share) * load(upper + w) + share * load(lower + w));
+        store(to.line(to_row, c) + w, load(from + w) + (1 - share) * load(upper + w) + share * load(lower + w));
     }
   }
 
@@ -190,7 +189,8 @@ struct LowRankExperts {
     Rows calibrated(scratch, 0, 1, shape.channels, pitch), low_rank(scratch, 0, 1, rank, pitch);
     for (int row = strip.begin; row < strip.end; ++row) {
       size_t line = shape.line(strip.image, row, 0);
-      forward(strip.image, row, x, features + line, pitch, context + line, pitch, summary, calibrated, low_rank, result);
+      forward(strip.image, row, x, features + line, pitch, context + line, pitch, summary, calibrated, low_rank,
+              result);
     }
   }
 
@@ -205,7 +205,8 @@ struct LowRankExperts {
     std::vector<float> unused(channels);
     separate.forward(
         strip, embedded, scratch, [&](int, int c) { return features.line(0, c); },
-        [&](int row, int c) { return context.line(row, c); }, unused.data(), [&](int row) {
+        [&](int row, int c) { return context.line(row, c); }, unused.data(),
+        [&](int row) {
           forward(strip.image, row, x, features.line(0, 0), features.stride(), context.line(row, 0), context.stride(),
                   summary, calibrated, low_rank, result);
         });
@@ -216,8 +217,7 @@ struct LowRankExperts {
   };
 
   void backward(const Strip& strip, const float* features, const float* context, const float* summary,
-                const float* gradient, float* features_gradient, float* context_gradient,
-                const Gradients& sums) const {
+                const float* gradient, float* features_gradient, float* context_gradient, const Gradients& sums) const {
     Scratch& scratch = Scratch::of_thread();
     int channels = shape.channels, pitch = shape.pitch, begin = strip.begin, rows = strip.end - begin;
     Rows calibrated(scratch, begin, rows, channels, pitch), low_rank(scratch, begin, rows, rank, pitch);

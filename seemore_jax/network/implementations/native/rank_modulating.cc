@@ -24,7 +24,8 @@ void features_and_context(const Call& call) {
   Sums sums({pooled}, work, true);
   for_each_task(call.pool, work.size(), [&, x = x, features = features, context = context](int i) {
     auto line = [&](const Array& map) {
-      return [&op, image = work[i].image, data = map.data](int row, int c) { return data + op.shape.line(image, row, c); };
+      return
+          [&op, image = work[i].image, data = map.data](int row, int c) { return data + op.shape.line(image, row, c); };
     };
     op.forward(work[i], x.data, Scratch::of_thread(), line(features), line(context), sums.of(i, 0), [](int) {});
   });

@@ -28,9 +28,10 @@ void features_and_context_backward(const Call& call) {
   Sums sums({dw, db, drow, drow_bias, dcolumn, dcolumn_bias}, work);
   for_each_task(call.pool, work.size(),
                 [&, x = x, dfeatures = dfeatures, dcontext = dcontext, dpooled = dpooled, dx = dx](int i) {
-                  op.backward(work[i], x.data, dfeatures.data, dcontext.data,
-                              dpooled.data + work[i].image * op.shape.channels, dx.data,
-                              {sums.of(i, 0), sums.of(i, 1), {sums.of(i, 2), sums.of(i, 3), sums.of(i, 4), sums.of(i, 5)}});
+                  op.backward(
+                      work[i], x.data, dfeatures.data, dcontext.data, dpooled.data + work[i].image * op.shape.channels,
+                      dx.data,
+                      {sums.of(i, 0), sums.of(i, 1), {sums.of(i, 2), sums.of(i, 3), sums.of(i, 4), sums.of(i, 5)}});
                 });
   sums.finish();
   clear_beyond(op.shape, dx);

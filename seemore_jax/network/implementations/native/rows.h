@@ -114,8 +114,7 @@ inline std::vector<Strip> strips(int images, int from, int until, int most_rows,
   rows = (rows + multiple - 1) / multiple * multiple;
   std::vector<Strip> all;
   for (int image = 0; image < images; ++image)
-    for (int begin = from; begin < until; begin += rows)
-      all.push_back({image, begin, std::min(begin + rows, until)});
+    for (int begin = from; begin < until; begin += rows) all.push_back({image, begin, std::min(begin + rows, until)});
   return all;
 }
 

@@ -92,8 +92,8 @@ struct SpatialEnhancement {
       if (done < strip.begin) continue;
       for (int c = 0; c < channels; ++c)
         for (int w = 0; w < pitch; w += kLanes)
-          store(product.line(0, c) + w, load(value.line(done, c) + w) *
-                                            (striped.column_bias[c] + striped.column(between, done, c, w, false)));
+          store(product.line(0, c) + w,
+                load(value.line(done, c) + w) * (striped.column_bias[c] + striped.column(between, done, c, w, false)));
       size_t line = shape.line(strip.image, done, 0);
       projecting.apply(product.line(0, 0), product.stride(), pitch, [&](int o, int w, Vec v) {
         size_t at = line + o * pitch + w;
@@ -161,11 +161,10 @@ struct SpatialEnhancement {
     }
     Block output{gradient + shape.line(strip.image, begin, 0), static_cast<ptrdiff_t>(shape.row_stride()), pitch};
     Block at_before = before.from(begin);
-    add_weight_gradient(product.from(begin), channels, output, channels,
-                        rows, pitch, sums.project, channels);
+    add_weight_gradient(product.from(begin), channels, output, channels, rows, pitch, sums.project, channels);
     add_bias_gradient(output, channels, rows, pitch, sums.project_bias);
-    add_weight_gradient(normalized.from(begin), channels, at_before,
-                        2 * channels, rows, pitch, sums.expand, 2 * channels);
+    add_weight_gradient(normalized.from(begin), channels, at_before, 2 * channels, rows, pitch, sums.expand,
+                        2 * channels);
     add_bias_gradient(at_before, 2 * channels, rows, pitch, sums.expand_bias);
     striped.add_gradients(query, between, between_gradient, striped_gradient, begin, rows, pitch, sums.striped);
   }

@@ -24,9 +24,11 @@ void global_statistics(const Call& call) {
     Rows context(scratch, work[i].begin, 4 + op.striped.reach(), channels, pitch);
     float* products = scratch.take(pitch);
     auto line = [&](int row, int c) { return context.line(row, c); };
-    op.forward(work[i], x.data, scratch, [&](int, int c) { return features.line(0, c); }, line, sums.of(i, 0), [&](int row) {
-      if (row % 4 == 3) reduction.forward(image, row / 4, line, bias.data, products, reduced.data);
-    });
+    op.forward(
+        work[i], x.data, scratch, [&](int, int c) { return features.line(0, c); }, line, sums.of(i, 0),
+        [&](int row) {
+          if (row % 4 == 3) reduction.forward(image, row / 4, line, bias.data, products, reduced.data);
+        });
   });
   sums.finish();
 }
@@ -38,10 +40,9 @@ void low_rank_experts_of_embedded(const Call& call) {
   auto separate = features_and_context_of(call, embedded, w, b, row, row_bias, column, column_bias);
   auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
   auto work = call.strips(separate.shape);
-  for_each_task(call.pool, work.size(),
-                [&, x = x, embedded = embedded, summary = summary, out = out](int i) {
-                  experts[work[i].image].forward(work[i], x.data, separate, embedded.data, summary.data, out.data);
-                });
+  for_each_task(call.pool, work.size(), [&, x = x, embedded = embedded, summary = summary, out = out](int i) {
+    experts[work[i].image].forward(work[i], x.data, separate, embedded.data, summary.data, out.data);
+  });
   clear_beyond(separate.shape, out);
 }
 

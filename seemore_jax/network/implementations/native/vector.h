@@ -42,7 +42,7 @@ inline Vec inverse_sqrt(Vec v) {
 
 // exp for v <= 0, to 1e-6 relative, and 0 below -87: 2^n times a Taylor polynomial of the remainder.
 inline Vec exp_of_negative(Vec v) {
-  IntVec tiny = v < -87.0f;  // 0 exactly, as what the factor is may be large
+  IntVec tiny = v < -87.0f;         // 0 exactly, as what the factor is may be large
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the lowest bits
   v = v < -87.0f ? splat(-87.0f) : v;
   Vec shifted = v * 1.44269504f + shift;
@@ -86,8 +86,6 @@ inline Vec normal_cdf(Vec x) {
 inline Vec gelu(Vec x) { return x * normal_cdf(x); }
 
 // The derivative of gelu.
-inline Vec gelu_grad(Vec x) {
-  return normal_cdf(x) + x * 0.39894228f * exp_of_negative(-0.5f * x * x);
-}
+inline Vec gelu_grad(Vec x) { return normal_cdf(x) + x * 0.39894228f * exp_of_negative(-0.5f * x * x); }
 
 }  // namespace seemore
