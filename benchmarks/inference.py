@@ -1,14 +1,14 @@
-"""Time to upscale one image here, and with PyTorch, torch.compile, ONNX Runtime and OpenVINO.
+"""Measures the time to upscale one image here, and with PyTorch, torch.compile, ONNX Runtime and OpenVINO.
 
     python -m benchmarks.inference --output build/inference.json
     python -m benchmarks.inference --dtype bfloat16 --size 640x480 --models T-x4     # on a machine with a GPU
 
-All have the same random weights (from the release's network) and take and return a uint8 image in host memory, this
-package through `seemore_jax.upscale`. They take turns in one run, and what they return is compared.
+All of them have the same random weights (from the release's network), and take and return a uint8 image in host
+memory; this package does so through `seemore_jax.upscale`. They take turns in one run, and their outputs are compared.
+Exits with status 1 if two outputs differ by more than rounding explains.
 """
 
 import argparse
-import sys
 import time
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 import seemore_jax as sj
-from benchmarks import peers, timing
-from benchmarks.timing import Call
+from benchmarks import peers
+from benchmarks.harness import networks, options, records, tables, timing
+from benchmarks.harness.timing import Call
 from seemore_jax.inference.runner import upscale_batch
 
 DEFAULT_MODELS = ("T-x4", "T-x2", "L-x4")
@@ -29,7 +30,7 @@ LABELS = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
-# How far apart the outputs of two peers may be, in 1/255: a value near a half may be rounded either way.
+# The largest difference of two outputs that is accepted, in 1/255: values near a half may be rounded up or down.
 BOUNDS = {"float32": 1, "bfloat16": 5}
 
 # Bytes per second of device memory, from the data sheets.
@@ -45,73 +46,62 @@ BANDWIDTH = {
 
 
 def main() -> None:
-    options = _options()
+    chosen = _options()
     peers.use_all_cores()
     results = {}
-    for name in options.models:
-        variant, scale = name.split("-x")
+    for name in chosen.models:
         print(name)
-        results[name] = measure(sj.SeemoReConfig.variant(variant, int(scale)), options)
+        results[name] = measure(networks.config_of(name), chosen)
         print(flush=True)
-    timing.write(options.output, {"models": results, "dtype": options.dtype, "placement": options.placement})
     worst = max(result["largest_difference"] for result in results.values())
-    if worst > BOUNDS[options.dtype]:
-        sys.exit(f"the outputs differ by {worst} of 255, more than {BOUNDS[options.dtype]}")
+    bound = BOUNDS[chosen.dtype]
+    failures = [f"the outputs differ by {worst} of 255, more than {bound}"] if worst > bound else []
+    records.finish(chosen.output, {"models": results, "dtype": chosen.dtype, "placement": chosen.placement}, failures)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Seconds to upscale one image, here and elsewhere.")
-    parser.add_argument("--models", nargs="+", choices=timing.MODELS, default=DEFAULT_MODELS, metavar="T-x4")
-    parser.add_argument("--size", type=image_size, metavar="WxH", help="of the input (default: makes 1280x720)")
-    parser.add_argument("--implementation", nargs="+", choices=("plain", "auto", "cpu"), default=["auto"])
-    parser.add_argument("--dtype", choices=tuple(BOUNDS), default="float32")
+    parser = argparse.ArgumentParser(description="Measures the time to upscale one image, here and with others.")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=networks.MODELS,
+        default=DEFAULT_MODELS,
+        metavar="T-x4",
+        help=f"variants and scales (default: {' '.join(DEFAULT_MODELS)})",
+    )
+    parser.add_argument(
+        "--size",
+        type=options.image_size,
+        metavar="WxH",
+        help="size of the input (default: the one that makes 1280x720)",
+    )
+    options.add_implementations(parser)
+    parser.add_argument("--dtype", choices=tuple(BOUNDS), default="float32", help="(default: %(default)s)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="(default: all)")
     parser.add_argument(
         "--placement",
         choices=("host", "device"),
         default="host",
-        help="of the images: host memory, copies included, or device memory (default: %(default)s)",
+        help="where the images are: in host memory, with the time of copies, or in device memory (default: %(default)s)",
     )
-    timing.add_arguments(parser, rounds=9)
+    options.add_rounds(parser, default=9)
+    options.add_output(parser)
     return parser.parse_args()
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """(width, height) of "320x180"."""
-    try:
-        width, height = (int(side) for side in text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 320x180") from None
-    if min(width, height) < 16:  # the release fails below
-        raise argparse.ArgumentTypeError("each side has at least 16 pixels")
-    return width, height
-
-
-def measure(config: sj.SeemoReConfig, options: argparse.Namespace) -> dict[str, Any]:
+def measure(config: sj.SeemoReConfig, chosen: argparse.Namespace) -> dict[str, Any]:
     """Times one network in all implementations, prints the table and returns the figures."""
-    width, height = options.size or (round(1280 / config.scale), round(720 / config.scale))
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    release = peers.release_network(config)
-    print(f"{width}×{height} to {width * config.scale}×{height * config.scale}, {options.dtype}")
-
-    calls, settings = {}, {}
-    for implementation in options.implementation:
-        label = f"seemore-jax ({implementation})"
-        calls[label] = _ours(release, config, implementation, image, options)
-    for peer in options.peers:
-        print(f"preparing {LABELS[peer]}", file=sys.stderr, flush=True)
-        try:
-            settings[LABELS[peer]], calls[LABELS[peer]] = _peer(peer, release, image, options)
-        except peers.Unavailable as reason:
-            print(f"without {LABELS[peer]}: {reason}")
+    width, height = chosen.size or (round(1280 / config.scale), round(720 / config.scale))
+    print(f"{width}×{height} to {width * config.scale}×{height * config.scale}, {chosen.dtype}")
+    calls, settings = _prepare(config, networks.random_images(1, height, width)[0], chosen)
     images, first_calls = {}, {}
     for label, call in calls.items():
         start = time.perf_counter()
         images[label] = _to_numpy(call())
         first_calls[label] = time.perf_counter() - start
     difference = largest_difference(list(images.values()))
-    timings = timing.round_robin(calls, rounds=options.rounds)
-    print(timing.comparison(timings, list(settings), "images"))
+    timings = timing.in_turns(calls, rounds=chosen.rounds)
+    print(tables.comparison(timings, list(settings), "images"))
     for label, setting in settings.items():
         print(f"{label}: {setting}")
     print(f"largest difference of two outputs: {difference} of 255")
@@ -120,22 +110,39 @@ def measure(config: sj.SeemoReConfig, options: argparse.Namespace) -> dict[str, 
         "largest_difference": difference,
         "settings": settings,
         "first_call_seconds": first_calls,
-        **timing.summary(timings, list(settings)),
+        **timings.summary(list(settings)),
     }
-    fractions = _bandwidth_fractions(config, height * width, timings, options.dtype)
+    fractions = _bandwidth_fractions(config, height * width, timings, chosen.dtype)
     if fractions:
-        print("share of the memory bandwidth, were each map read and written as often as fused passes must:")
+        print("share of the memory bandwidth, if maps are moved only as often as fused operations need:")
         print(", ".join(f"{label} {fraction:.0%}" for label, fraction in fractions.items()))
         result["share_of_bandwidth"] = fractions
     return result
 
 
+def _prepare(
+    config: sj.SeemoReConfig, image: np.ndarray, chosen: argparse.Namespace
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """Returns the calls of this package and of the peers, and the setting of each peer that can run here."""
+    release = peers.release_network(config)
+    calls, settings = {}, {}
+    for implementation in chosen.implementation:
+        calls[f"seemore-jax ({implementation})"] = _ours(release, config, implementation, image, chosen)
+    for peer in chosen.peers:
+        records.progress(f"preparing {LABELS[peer]}")
+        try:
+            settings[LABELS[peer]], calls[LABELS[peer]] = _peer(peer, release, image, chosen)
+        except peers.Unavailable as reason:
+            print(f"without {LABELS[peer]}: {reason}")
+    return calls, settings
+
+
 def _ours(
-    release: Any, config: sj.SeemoReConfig, implementation: str, image: np.ndarray, options: argparse.Namespace
+    release: Any, config: sj.SeemoReConfig, implementation: str, image: np.ndarray, chosen: argparse.Namespace
 ) -> Call:
-    fields = {**config.to_dict(), "implementation": implementation, "compute_dtype": options.dtype}
+    fields = {**config.to_dict(), "implementation": implementation, "compute_dtype": chosen.dtype}
     model = peers.ported(release, sj.SeemoReConfig.from_dict(fields))
-    if options.placement == "host":
+    if chosen.placement == "host":
         return lambda: sj.upscale(model, image)
     graph, parameters = nnx.split(model)
     upscale = jax.jit(upscale_batch, static_argnums=0)
@@ -143,16 +150,16 @@ def _ours(
     return lambda: jax.block_until_ready(upscale(graph, parameters, resident))[0]
 
 
-def _peer(peer: str, release: Any, image: np.ndarray, options: argparse.Namespace) -> tuple[str, Call]:
-    on_device = options.placement == "device"
+def _peer(peer: str, release: Any, image: np.ndarray, chosen: argparse.Namespace) -> tuple[str, Call]:
+    on_device = chosen.placement == "device"
     if peer == "eager":
-        return peers.eager(release, image, dtype=options.dtype, on_device=on_device)
+        return peers.eager(release, image, dtype=chosen.dtype, on_device=on_device)
     if peer == "compile":
-        return peers.compiled(release, image, dtype=options.dtype, on_device=on_device)
+        return peers.compiled(release, image, dtype=chosen.dtype, on_device=on_device)
     if jax.default_backend() != "cpu":
-        raise peers.Unavailable("measured on CPU only")
+        raise peers.Unavailable("it is measured on CPUs only")
     make = peers.onnx_runtime if peer == "onnxruntime" else peers.openvino
-    return make(release, image, dtype=options.dtype)
+    return make(release, image, dtype=chosen.dtype)
 
 
 def _to_numpy(image: Any) -> np.ndarray:
@@ -160,17 +167,18 @@ def _to_numpy(image: Any) -> np.ndarray:
 
 
 def largest_difference(images: list[np.ndarray]) -> int:
-    """Between any two of them at any pixel, in 1/255."""
+    """Returns the largest difference between any two of the uint8 images at any pixel."""
     stack = np.stack(images).astype(np.int16)
     return int(np.max(stack.max(axis=0) - stack.min(axis=0)))
 
 
 def ideal_traffic(config: sj.SeemoReConfig, pixels: int, bytes_per_value: int) -> int:
-    """Bytes that upscaling moves if all operations are fused but those that need a whole map before they start.
+    """Returns the bytes that upscaling reads and writes if all operations are fused where that is possible.
 
-    In maps of C channels, a group: MoRE 7 (in; features and context out, as the router takes a mean over all pixels;
-    both in, input in, sum out), twice GatedFFN 2 and SEE 2 (in and out). Head and tail: 1 out; 2 in. Weights and
-    rereading at the edges of tiles are left out.
+    An operation that needs a whole map before it starts cannot be fused with the one before it. Counted in maps of C
+    channels, a group moves: MoRE 7 (it reads its input; it writes features and context, because the router takes a
+    mean over all pixels; it reads both and its input; it writes the sum), each GatedFFN 2 and SEE 2 (input and
+    output). The head writes 1 map, the tail reads 2. Weights are not counted, nor pixels that tiles read twice.
     """
     maps = 13 * config.num_layers + 3
     images = 3 * pixels * (1 + config.scale**2)  # uint8

@@ -1,7 +1,7 @@
-"""The PyTorch release's network, as the fastest that PyTorch, ONNX Runtime and OpenVINO make of it.
+"""Upscales with the PyTorch release's network in PyTorch, ONNX Runtime and OpenVINO, each in its fastest setting.
 
-Whoever upscales here is a function without arguments that upscales one given uint8 image (H, W, 3) to uint8, the
-conversions included. A GPU is used where PyTorch sees one.
+Each peer is returned as a function without arguments. It upscales one given uint8 image (H, W, 3) to uint8; the
+conversions are part of the call. PyTorch uses a GPU if there is one.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import seemore.module
 import torch
 from torch import nn
 
-from benchmarks.timing import Call, fastest_setting, usable_cores
+from benchmarks.harness.records import usable_cores
+from benchmarks.harness.timing import Call, fastest_setting
 from seemore_jax import SeemoRe, SeemoReConfig
 from seemore_jax.porting.names import from_torch
 
@@ -29,37 +30,38 @@ INSTALL = "pip install '.[benchmark]'"
 
 
 class Unavailable(Exception):
-    """A peer that cannot run here; the message says why, and what to do."""
+    """Says why a peer cannot run on this machine, and what to do about it."""
 
 
 def release_network(config: SeemoReConfig, seed: int = 0) -> Any:
-    """The release's network with PyTorch's initial weights, in evaluation mode."""
+    """Returns the release's network with PyTorch's initial weights, in evaluation mode."""
     torch.manual_seed(seed)
     return seemore.module.SeemoRe(**config.to_dict()).eval()
 
 
 def ported(network: Any, config: SeemoReConfig) -> SeemoRe:
-    """The same network here."""
+    """Returns this package's network with the same weights."""
     return from_torch(config, {name: tensor.cpu().numpy() for name, tensor in network.state_dict().items()}, "release")
 
 
 def torch_device() -> torch.device:
-    """The first GPU, or the CPU."""
+    """Returns the first GPU, or the CPU if there is no GPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def use_all_cores() -> None:
-    """Gives PyTorch the threads that the others take by themselves, and float32 its digits on a GPU."""
+    """Lets PyTorch use all cores, as the others do by default, and keeps float32 exact on a GPU."""
     torch.set_num_threads(usable_cores())
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
 
 
 class GatheredExperts(nn.Module):
-    """The release's `MoELayer` for one image, with the chosen expert's weights taken out of a stack by a tensor.
+    """Computes the release's `MoELayer` for one image with an expert that is selected inside the program.
 
-    The release picks the expert by a Python index. An export freezes it to the choice for one image, and a compiled
-    program is cut in two at it; this computes the same function, and its exports route each image.
+    The release selects the expert with a Python index. An export would keep the choice for one image, and
+    `torch.compile` would split the program at the index. This module stacks the experts' weights and selects from the
+    stack with a tensor: the function is the same, and an export routes each image.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -97,7 +99,7 @@ def _padded(weight: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def with_gathered_experts(network: Any) -> Any:
-    """A copy of the release's network that routes inside the program."""
+    """Returns a copy of the release's network that routes inside the program."""
     network = copy.deepcopy(network)
     for group in network.body:
         group.local_block.block.moe_layer = GatheredExperts(group.local_block.block.moe_layer)
@@ -105,7 +107,7 @@ def with_gathered_experts(network: Any) -> Any:
 
 
 class ImageToImage(nn.Module):
-    """uint8 (1, H, W, 3) to uint8 (1, sH, sW, 3) around a network."""
+    """Wraps a network, so that it takes uint8 (1, H, W, 3) and returns uint8 (1, sH, sW, 3)."""
 
     def __init__(self, network: Any, *, channels_last: bool, dtype: torch.dtype) -> None:
         super().__init__()
@@ -120,7 +122,7 @@ class ImageToImage(nn.Module):
 
 
 def image_to_image(network: Any, *, channels_last: bool, dtype: str) -> ImageToImage:
-    """The network on PyTorch's device, in the given layout and type ("float32" or "bfloat16")."""
+    """Returns the network on PyTorch's device, in the given memory layout and type ("float32" or "bfloat16")."""
     network = copy.deepcopy(network).to(torch_device(), getattr(torch, dtype))
     if channels_last:
         for parameter in network.parameters():
@@ -130,7 +132,7 @@ def image_to_image(network: Any, *, channels_last: bool, dtype: str) -> ImageToI
 
 
 def torch_call(module: Callable[[torch.Tensor], torch.Tensor], image: np.ndarray, *, on_device: bool = False) -> Call:
-    """Upscales with PyTorch; with `on_device` from device memory to device memory."""
+    """Returns a call that upscales with PyTorch from host memory, or, with `on_device`, from device memory."""
     device = torch_device()
     host = torch.from_numpy(image[None])
     resident = host.to(device)
@@ -150,7 +152,7 @@ def torch_call(module: Callable[[torch.Tensor], torch.Tensor], image: np.ndarray
 
 
 def eager(network: Any, image: np.ndarray, *, dtype: str, on_device: bool) -> tuple[str, Call]:
-    """The release as it is, in the faster of the two layouts; and which one that was."""
+    """Returns the name of the faster memory layout, and a call of the release as it is in that layout."""
     calls = {
         name: torch_call(image_to_image(network, channels_last=last, dtype=dtype), image, on_device=on_device)
         for name, last in (("contiguous", False), ("channels_last", True))
@@ -160,7 +162,7 @@ def eager(network: Any, image: np.ndarray, *, dtype: str, on_device: bool) -> tu
 
 
 def compiled(network: Any, image: np.ndarray, *, dtype: str, on_device: bool) -> tuple[str, Call]:
-    """`torch.compile`, whole, in the fastest of its settings; and which one that was."""
+    """Returns the name of the fastest setting of `torch.compile`, and a call of the network compiled as one program."""
     network = with_gathered_experts(network)
     calls = {}
     for name, last, options in _compile_settings():
@@ -171,9 +173,10 @@ def compiled(network: Any, image: np.ndarray, *, dtype: str, on_device: bool) ->
 
 
 def _compile_settings() -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """Yields the name, whether the layout is channels_last, and the options of each setting of `torch.compile`."""
     layouts = (("contiguous", False), ("channels_last", True))
     if torch_device().type == "cuda":
-        # Without CUDA graphs, small kernels wait for the host.
+        # max-autotune uses CUDA graphs; without them, small kernels wait for the host.
         modes: dict[str, dict[str, Any]] = {mode: {"mode": mode} for mode in ("default", "max-autotune")}
     else:
         modes = {"default": {}, "freezing": {"options": {"freezing": True}}}
@@ -182,10 +185,10 @@ def _compile_settings() -> Iterator[tuple[str, bool, dict[str, Any]]]:
 
 
 def onnx_runtime(network: Any, image: np.ndarray, *, dtype: str) -> tuple[str, Call]:
-    """ONNX Runtime on the CPU, with its optimizations on, as they are by default."""
+    """Returns a setting and a call of ONNX Runtime on the CPU, with all its optimizations, as by default."""
     _require("onnx", "onnxscript", "onnxruntime")
     if dtype != "float32":
-        raise Unavailable("its CPU kernels have no bfloat16")
+        raise Unavailable("ONNX Runtime has no bfloat16 kernels for CPUs")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -197,16 +200,16 @@ def onnx_runtime(network: Any, image: np.ndarray, *, dtype: str) -> tuple[str, C
 
 
 def openvino(network: Any, image: np.ndarray, *, dtype: str) -> tuple[str, Call]:
-    """OpenVINO on the CPU, tuned for latency."""
+    """Returns a setting and a call of OpenVINO on the CPU, tuned for latency."""
     _require("onnx", "onnxscript", "openvino")
-    # Its import would send usage statistics from a fork of this process, which has threads.
+    # OpenVINO would send usage statistics from a fork of this process, which is unsafe in a process with threads.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino as ov
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": usable_cores(),
-        # Otherwise float32 becomes bfloat16 on CPUs that have it.
+        # Otherwise OpenVINO computes float32 networks in bfloat16 on CPUs that support it.
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
     }
     with exported(network, image) as path:
@@ -216,11 +219,11 @@ def openvino(network: Any, image: np.ndarray, *, dtype: str) -> tuple[str, Call]
 
 @contextlib.contextmanager
 def exported(network: Any, image: np.ndarray) -> Iterator[Path]:
-    """An ONNX file of the network for images of that size, which lives as long as the block."""
+    """Writes an ONNX file of the network for images of that size, and deletes it at the end of the block."""
     module = ImageToImage(with_gathered_experts(network), channels_last=False, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # It warns of operators of packages that are not there.
+        # The exporter warns about operators of packages that are not installed.
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         path = Path(folder) / "network.onnx"
         torch.onnx.export(
@@ -237,12 +240,7 @@ def exported(network: Any, image: np.ndarray) -> Iterator[Path]:
 
 
 def _require(*packages: str) -> None:
+    """Raises `Unavailable` if a package is not installed."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise Unavailable(f"needs {', '.join(missing)}: {INSTALL}")
-
-
-def release_loss(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """L1 + 0.1 · L1 of the stacked real and imaginary parts of the images' spectra, as the release writes it."""
-    spectrum, target = (torch.view_as_real(torch.fft.rfft2(image)) for image in (sr, hr))
-    return nn.functional.l1_loss(sr, hr) + 0.1 * nn.functional.l1_loss(spectrum, target)
+        raise Unavailable(f"it needs {', '.join(missing)}: {INSTALL}")

@@ -1,17 +1,15 @@
-"""A long run that is killed again and again: does it end as one that was not, and does its memory stay flat?
+"""Checks that a long run that is killed many times ends as one that was not, and that its memory does not grow.
 
     python -m benchmarks.soak --output=FILE.json                # 2,000 steps, a kill every 100 or so
-    python -m benchmarks.soak --steps=60 --kill_every=25        # to see it work
+    python -m benchmarks.soak --steps=60 --kill_every=25        # a short run
 
 Starts `train.py` as a user does, on a small network and random images. Exits with status 1 if the results differ or
-memory grows.
+the memory grows.
 """
 
 import argparse
 import contextlib
 import random
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,54 +17,50 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks import timing
+from benchmarks.harness import options, records, tables
 from tests.support.training_runs import (
     Process,
     expect,
     finish,
     identical_parts,
-    keep_compiled,
-    losses,
-    random_dataset,
+    last_step,
+    run_folder,
     start,
 )
 
-# Growth of the memory over a run in one go: between the means of its second and its last quarter. Allocators and
-# tables of TensorBoard settle in the first.
+# The accepted growth of memory in a run that is not killed, from the mean of the second quarter to that of the last.
+# In the first quarter, allocators and TensorBoard's tables still grow.
 GROWTH_BOUND = 0.05
 _MB = 1e6
 
 
 def main() -> None:
-    options = _options()
+    chosen = _options()
     begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        random_dataset(folder / "data")
-        keep_compiled(options.cache or folder / "cache")
-        memory = _in_one_go(folder / "whole", folder / "data", options.steps)
-        kills = _killed(folder / "killed", folder / "data", options)
+    with run_folder(chosen.cache) as folder:
+        memory = _in_one_go(folder / "whole", folder / "data", chosen.steps)
+        kills = _killed(folder / "killed", folder / "data", chosen)
         result = {
             "kills_after_step": kills,
             "identical": identical_parts(folder / "killed", folder / "whole"),
             "memory": memory,
-            "steps": options.steps,
-            "seed": options.seed,
+            "steps": chosen.steps,
+            "seed": chosen.seed,
             "seconds": round(time.perf_counter() - begin),
         }
-    print(_markdown(result))
-    timing.write(options.output, result)
-    if failures := _failures(result):
-        sys.exit("\n".join(failures))
+    print(_report(result))
+    records.finish(chosen.output, result, _failures(result))
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Kills a run of train.py again and again, and compares how it ends.")
-    parser.add_argument("--steps", type=int, default=2000, help="of the run (default: %(default)s)")
-    parser.add_argument("--kill_every", type=int, default=100, help="steps between kills, about (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, metavar="FOLDER", help="compiled programs of an earlier call")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the measurements here, as JSON")
+    parser = argparse.ArgumentParser(description="Kills a run of train.py many times, and compares how it ends.")
+    parser.add_argument("--steps", type=int, default=2000, help="steps of the run (default: %(default)s)")
+    parser.add_argument(
+        "--kill_every", type=int, default=100, help="mean number of steps between kills (default: %(default)s)"
+    )
+    options.add_seed(parser, determines="the moments of the kills")
+    options.add_cache(parser)
+    options.add_output(parser)
     return parser.parse_args()
 
 
@@ -75,28 +69,28 @@ def _start(workdir: Path, data_dir: Path, steps: int) -> Process:
 
 
 def _in_one_go(workdir: Path, data_dir: Path, steps: int) -> list[tuple[int, float]]:
-    """The run that is not killed; returns its resident memory in MB at steps of it."""
+    """Runs without a kill; returns the resident memory in MB at some of the steps."""
     process = _start(workdir, data_dir, steps)
     seen = psutil.Process(process.pid)
     samples: list[tuple[int, float]] = []
     while process.poll() is None:
-        step = max(losses(workdir), default=0)
+        step = last_step(workdir)
         if step > (samples[-1][0] if samples else 0):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it may end between two looks at it
+            with contextlib.suppress(psutil.NoSuchProcess):  # The process may have ended since it was polled.
                 samples.append((step, seen.memory_info().rss / _MB))
         time.sleep(0.1 if steps < 500 else 1)
     expect(finish(process), 0)
     return samples
 
 
-def _killed(workdir: Path, data_dir: Path, options: argparse.Namespace) -> list[int]:
-    """The run that is killed at random steps, and started again each time; returns the steps."""
-    rng = random.Random(options.seed)
+def _killed(workdir: Path, data_dir: Path, chosen: argparse.Namespace) -> list[int]:
+    """Kills a run at random steps and starts it again each time; returns the steps."""
+    rng = random.Random(chosen.seed)
     kills: list[int] = []
-    target = rng.randint(options.kill_every // 2, options.kill_every * 3 // 2)
+    target = rng.randint(chosen.kill_every // 2, chosen.kill_every * 3 // 2)
     while True:
-        process = _start(workdir, data_dir, options.steps)
-        while process.poll() is None and max(losses(workdir), default=0) < target:
+        process = _start(workdir, data_dir, chosen.steps)
+        while process.poll() is None and last_step(workdir) < target:
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
@@ -104,28 +98,28 @@ def _killed(workdir: Path, data_dir: Path, options: argparse.Namespace) -> list[
         if ended[0][0] == 0:
             return kills
         expect(ended, -9)
-        kills.append(max(losses(workdir), default=0))
-        print(f"killed after step {kills[-1]}", file=sys.stderr, flush=True)
-        # The next one lies beyond the next checkpoint, so that every start gets further.
-        target = kills[-1] + 11 + rng.randint(options.kill_every // 2, options.kill_every * 3 // 2)
+        kills.append(last_step(workdir))
+        records.progress(f"killed after step {kills[-1]}")
+        # The next kill comes after the next checkpoint, so that every start makes progress.
+        target = kills[-1] + 11 + rng.randint(chosen.kill_every // 2, chosen.kill_every * 3 // 2)
 
 
 def _growth(memory: list[tuple[int, float]]) -> float:
-    """By how much of itself the memory grew between the second and the last quarter of the samples."""
+    """Returns the relative growth of the memory from the second to the last quarter of the samples."""
     quarters = np.array_split(np.array([megabytes for _, megabytes in memory]), 4)
     return float(quarters[3].mean() / quarters[1].mean() - 1) if len(memory) >= 4 else 0.0
 
 
-def _markdown(result: dict[str, Any]) -> str:
-    lines = [f"| after {result['steps']} steps and {len(result['kills_after_step'])} kills | |", "|---|---|"]
-    lines += [f"| {part} | {'identical' if same else 'DIFFERENT'} |" for part, same in result["identical"].items()]
-    memory = result["memory"]
+def _report(result: dict[str, Any]) -> str:
+    kills, memory = result["kills_after_step"], result["memory"]
+    rows = [[part, "identical" if same else "DIFFERENT"] for part, same in result["identical"].items()]
     if memory:
-        lines.append(f"| memory, MB | {memory[0][1]:.0f} at step {memory[0][0]}, {memory[-1][1]:.0f} at the end |")
-        lines.append(f"| its growth from the second to the last quarter | {100 * _growth(memory):+.1f} % |")
-    lines += ["", f"Killed after steps {', '.join(map(str, result['kills_after_step'])) or 'none'}."]
-    lines += [timing.footer(result["seconds"])]
-    return "\n".join(lines)
+        first_step, first = memory[0]
+        rows.append(["memory, MB", f"{first:.0f} at step {first_step}, {memory[-1][1]:.0f} at the end"])
+        rows.append(["its growth from the second to the last quarter", f"{100 * _growth(memory):+.1f} %"])
+    table = tables.compact([f"after {result['steps']} steps and {len(kills)} kills", ""], rows)
+    steps = f"Killed after steps {', '.join(map(str, kills)) or 'none'}."
+    return f"{table}\n\n{steps}\n{records.footer(result['seconds'])}"
 
 
 def _failures(result: dict[str, Any]) -> list[str]:

@@ -1,27 +1,25 @@
-"""What a training step of T ×4 costs on a TPU, from programs compiled ahead of time: no TPU is needed, only libtpu.
+"""Estimates the cost of a training step of T ×4 on a TPU from compiled programs: no TPU is needed, only libtpu.
 
     python -m benchmarks.tpu --output build/tpu.json
     python -m benchmarks.tpu --topology v6e:1x1 --implementations tpu --parts group step
 
-For each part, forward and backward, it prints the bytes between chip and HBM and XLA's estimated cycles, both counted
-by `seemore_jax.ahead_of_time.program_cost`, the temporary memory and the compile time. XLA has no estimate for calls of
-Pallas kernels: their cycles come from the compiler's analysis of the kernel's final instruction bundles, loops
-included, for which each kernel is compiled once more by itself (`--no-kernels` leaves that out). Nothing here was
-measured on a TPU.
+For each part, forward and backward, it prints the bytes between chip and HBM and XLA's estimated cycles (both counted
+by `seemore_jax.ahead_of_time.program_cost`), the temporary memory and the compile time. XLA has no estimate for calls
+of Pallas kernels. Their cycles come from the compiler's analysis of the final instructions of each kernel, with loops;
+each kernel is compiled once more by itself for that (`--no-kernels` leaves it out). Nothing here is measured on a TPU.
 """
 
 import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks.harness import options, records
 from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import kernel_cycles
 from seemore_jax.ahead_of_time.program_cost import memory, program_cost
@@ -30,6 +28,7 @@ from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import plain, tpu
 from seemore_jax.network.implementations.pallas_stages import MapShape
+from seemore_jax.network.layers import Abstract
 from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.system.devices import compiling_for
 from seemore_jax.training.experiment import Experiment
@@ -42,7 +41,7 @@ Traced = Any  # jax.stages.Traced
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is compiled: the experiment, its network, patches for each chip, and one chip of the topology."""
+    """Describes what is compiled: an experiment, its network, the patches for each chip, and one chip of a topology."""
 
     experiment: Experiment
     config: SeemoReConfig
@@ -51,12 +50,13 @@ class Setting:
 
     @property
     def sharding(self) -> jax.sharding.Sharding:
+        """Returns the placement of all arrays on the one chip."""
         return jax.sharding.SingleDeviceSharding(self.devices[0])
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the table."""
+    """Holds one line of the table; `kernels` counts the calls of each Pallas kernel."""
 
     part: str
     implementation: str
@@ -69,46 +69,51 @@ class Row:
 
     @property
     def mcycles(self) -> float | None:
+        """Returns millions of cycles of the whole part, or None if those of a kernel are unknown."""
         return None if self.kernel_mcycles is None else self.xla_mcycles + self.kernel_mcycles
 
 
 def main() -> None:
-    options = _options()
+    chosen = _options()
     require_libtpu()
     cycles: dict[str, int] = {}
-    if "tpu" in options.implementations and not options.no_kernels:
+    if "tpu" in chosen.implementations and not chosen.no_kernels:
         with compiling_for("tpu"):
-            group = trace_group_part(_setting(options, "tpu"), "group")
-        cycles = kernel_cycles(group.jaxpr.jaxpr, Topology(options.topology))
+            group = trace_group_part(_setting(chosen, "tpu"), "group")
+        cycles = kernel_cycles(group.jaxpr.jaxpr, Topology(chosen.topology))
     rows = []
-    for part in options.parts:
-        for implementation in options.implementations:
-            rows.append(_measure(part, implementation, _setting(options, implementation), cycles))
+    for part in chosen.parts:
+        for implementation in chosen.implementations:
+            rows.append(_measure(part, implementation, _setting(chosen, implementation), cycles))
             print(_line(rows[-1]), flush=True)
     print("\n" + "\n".join([_HEADING, *map(_line, rows)]))
-    report = {"topology": options.topology, "batch": options.batch, "rows": [dataclasses.asdict(r) for r in rows]}
-    timing.write(options.output, {**report, "kernel_cycles": cycles})
+    report = {"topology": chosen.topology, "batch": chosen.batch, "rows": [dataclasses.asdict(r) for r in rows]}
+    records.finish(chosen.output, {**report, "kernel_cycles": cycles})
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--topology", default="v5e:1x1")
-    parser.add_argument("--batch", type=int, default=32, help="patches of 64×64 LR for each chip")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--implementations", nargs="+", choices=("plain", "tpu"), default=("plain", "tpu"))
-    parser.add_argument("--rematerialize", action="store_true")
-    parser.add_argument("--no-kernels", action="store_true", help="leave out the kernels' cycles")
-    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--topology", default="v5e:1x1", help="kind and layout of the chips (default: %(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=32, help="patches of 64×64 LR pixels for each chip (default: %(default)s)"
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
+    parser.add_argument(
+        "--implementations", nargs="+", choices=("plain", "tpu"), default=("plain", "tpu"), help="(default: both)"
+    )
+    parser.add_argument("--rematerialize", action="store_true", help="compute activations again in the backward pass")
+    parser.add_argument("--no-kernels", action="store_true", help="leave out the cycles of the Pallas kernels")
+    options.add_output(parser)
     return parser.parse_args()
 
 
-def _setting(options: argparse.Namespace, implementation: str) -> Setting:
+def _setting(chosen: argparse.Namespace, implementation: str) -> Setting:
     config = recipe("T", 4)
     config.compute_dtype, config.precision = "bfloat16", "default"
-    config.rematerialize, config.implementation = options.rematerialize, implementation
+    config.rematerialize, config.implementation = chosen.rematerialize, implementation
     experiment = Experiment.of(config)
-    devices = Topology(options.topology).devices()[:1]
-    return Setting(experiment, experiment.network, options.batch, devices)
+    devices = Topology(chosen.topology).devices()[:1]
+    return Setting(experiment, experiment.network, chosen.batch, devices)
 
 
 _HEADING = f"{'part':14}{'':7}{'HBM GB':>9}{'XLA Mcyc':>10}{'all Mcyc':>10}{'temp GB':>9}{'compile s':>11}"
@@ -145,7 +150,7 @@ def _measure(part: str, implementation: str, setting: Setting, cycles: dict[str,
     )
 
 
-# The parts. Each is traced for one chip, with its gradients with respect to weights and input.
+# The functions below trace the parts, each for one chip with the gradients with respect to weights and input.
 
 
 def _trace_block(setting: Setting, block: Callable[[Any, Any], Any], weights: Any, x: Any) -> Traced:
@@ -158,23 +163,32 @@ def _trace_block(setting: Setting, block: Callable[[Any, Any], Any], weights: An
 
 
 def trace_group_part(setting: Setting, part: str) -> Traced:
+    """Traces a residual group or a part of it, in the plain or in the fused implementation."""
+    if setting.config.implementation == "plain":
+        return _trace_plain_part(setting, part)
+    return _trace_fused_part(setting, part)
+
+
+def _trace_plain_part(setting: Setting, part: str) -> Traced:
+    graph, parameters = nnx.split(ResidualGroup(setting.config, rngs=Abstract()))
+
+    def plain(parameters: Any, x: Any) -> Any:
+        group = nnx.merge(graph, parameters)
+        local, spatial = group.rank_modulating, group.spatial_modulating
+        return {
+            "feed_forward": lambda: x + spatial.feed_forward(spatial.norm_2(x)),
+            "enhancement": lambda: x + spatial.enhancement(spatial.norm_1(x)),
+            "mixture": lambda: x + local.mixture_block(local.norm_1(x))[0],
+            "group": lambda: group(x)[0],
+        }[part]()
+
+    shape = (setting.batch, PATCH, PATCH, setting.config.embedding_dim)
+    return _trace_block(setting, plain, parameters, jax.ShapeDtypeStruct(shape, jnp.bfloat16))
+
+
+def _trace_fused_part(setting: Setting, part: str) -> Traced:
     config = setting.config
-    graph, parameters = nnx.split(ResidualGroup(config, rngs=_abstract()))
-    shape = (setting.batch, PATCH, PATCH, config.embedding_dim)
-    if config.implementation == "plain":
-
-        def plain(parameters: Any, x: Any) -> Any:
-            group = nnx.merge(graph, parameters)
-            local, spatial = group.rank_modulating, group.spatial_modulating
-            return {
-                "feed_forward": lambda: x + spatial.feed_forward(spatial.norm_2(x)),
-                "enhancement": lambda: x + spatial.enhancement(spatial.norm_1(x)),
-                "mixture": lambda: x + local.mixture_block(local.norm_1(x))[0],
-                "group": lambda: group(x)[0],
-            }[part]()
-
-        return _trace_block(setting, plain, parameters, jax.ShapeDtypeStruct(shape, jnp.bfloat16))
-
+    graph, parameters = nnx.split(ResidualGroup(config, rngs=Abstract()))
     image = MapShape.of(PATCH, PATCH, config)
 
     def fused(parameters: Any, x: Any) -> Any:
@@ -191,7 +205,7 @@ def trace_group_part(setting: Setting, part: str) -> Traced:
 
 
 def _trace_ends(setting: Setting) -> Traced:
-    """Head, tail and loss: the network without its groups."""
+    """Traces head, tail and loss: the network without its groups."""
     config = setting.config
     graph, parameters = nnx.split(SeemoRe.abstract(config))
     lr = jax.ShapeDtypeStruct((setting.batch, PATCH, PATCH, 3), jnp.float32)
@@ -209,14 +223,8 @@ def _trace_ends(setting: Setting) -> Traced:
 
 
 def _trace_step(setting: Setting) -> Traced:
-    """The real training step."""
+    """Traces the training step that a training run uses."""
     return trace_step(setting.experiment, setting.devices, setting.batch)
-
-
-def _abstract() -> Any:
-    from seemore_jax.network.layers import Abstract
-
-    return Abstract()
 
 
 _TRACED: dict[str, Callable[[Setting], Traced]] = {

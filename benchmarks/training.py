@@ -1,15 +1,15 @@
-"""Time and memory of a training step here and in PyTorch, with the same weights, batch, loss and optimizer.
+"""Compares time and memory of a training step here and in PyTorch: the same weights, batch, loss and optimizer.
 
     python -m benchmarks.training --output build/training.json
     python -m benchmarks.training --dtype bfloat16 --batch_size 32     # on a machine with a GPU
 
-L1 + 0.1 · FFT-L1 and Adam, on uint8 patches in host memory. bfloat16 is of the activations: here by `compute_dtype`,
-in PyTorch by autocast.
+The loss is L1 + 0.1 · FFT-L1, the optimizer Adam, and the patches are uint8 in host memory. With --dtype bfloat16 the
+activations have that type: here by `compute_dtype`, in PyTorch by autocast. Exits with status 1 if the first losses
+differ.
 """
 
 import argparse
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,92 +19,91 @@ import torch
 from flax import nnx
 
 import seemore_jax as sj
-from benchmarks import peers, timing
+from benchmarks import peers, release_training
+from benchmarks.harness import networks, options, processes, records, tables, timing
 from configs.release import recipe
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices
 
 PEERS = ("contiguous", "channels_last", "compile")
-# Relative difference of the first losses, which are those of the same weights on the same batch.
+# The largest accepted relative difference of the first losses, which have the same weights and the same batch.
 BOUNDS = {"float32": 1e-4, "bfloat16": 2e-2}
 
 Step = Callable[[], float]
 
 
 def main() -> None:
-    options = _options()
+    chosen = _options()
     peers.use_all_cores()
-    variant, scale = options.model.split("-x")
-    print(f"{options.model}, batch {options.batch_size}, LR {options.patch_size}×{options.patch_size}, {options.dtype}")
-    result = measure(sj.SeemoReConfig.variant(variant, int(scale)), options)
-    timing.write(options.output, result)
-    difference = result["relative_difference_of_first_losses"]
-    if difference > BOUNDS[options.dtype]:
-        sys.exit(f"the first losses differ by {difference:.1e}, more than {BOUNDS[options.dtype]:.0e}")
+    print(f"{chosen.model}, batch {chosen.batch_size}, LR {chosen.patch_size}×{chosen.patch_size}, {chosen.dtype}")
+    result = measure(networks.config_of(chosen.model), chosen)
+    difference, bound = result["relative_difference_of_first_losses"], BOUNDS[chosen.dtype]
+    failures = [f"the first losses differ by {difference:.1e}, more than {bound:.0e}"] if difference > bound else []
+    records.finish(chosen.output, result, failures)
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Seconds and memory of a training step, here and in PyTorch.")
-    parser.add_argument("--model", choices=timing.MODELS, default="T-x4", metavar="T-x4")
-    parser.add_argument("--batch_size", type=int, default=4, help="(default: %(default)s)")
-    parser.add_argument("--patch_size", type=int, default=64, help="in LR pixels (default: %(default)s)")
-    parser.add_argument("--implementation", nargs="+", choices=("plain", "auto", "cpu"), default=["auto"])
-    parser.add_argument("--rematerialize", action="store_true", help="also measure with rematerialization")
-    parser.add_argument("--dtype", choices=tuple(BOUNDS), default="float32")
+    parser = argparse.ArgumentParser(description="Measures a training step, here and in PyTorch.")
+    options.add_model(parser)
+    options.add_training_batch(parser)
+    options.add_implementations(parser)
+    parser.add_argument("--rematerialize", action="store_true", help="measure rematerialization as well")
+    parser.add_argument("--dtype", choices=tuple(BOUNDS), default="float32", help="(default: %(default)s)")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="(default: all)")
-    timing.add_arguments(parser, rounds=9)
+    options.add_rounds(parser, default=9)
+    options.add_output(parser)
     return parser.parse_args()
 
 
-def measure(config: sj.SeemoReConfig, options: argparse.Namespace) -> dict[str, Any]:
+def measure(config: sj.SeemoReConfig, chosen: argparse.Namespace) -> dict[str, Any]:
     """Times all steps for that network, prints the table and returns the figures."""
     release = peers.release_network(config)
-    batch = random_batch(options.batch_size, options.patch_size, config.scale)
+    batch = random_batch(chosen.batch_size, chosen.patch_size, config.scale)
     steps, programs = {}, {}
-    for label, choices in _our_choices(options).items():
+    for label, choices in _our_choices(chosen).items():
         mine = sj.SeemoReConfig.from_dict({**config.to_dict(), **choices})
         steps[label], programs[label] = our_step(peers.ported(release, mine), batch)
-    for peer in options.peers:
-        steps[f"PyTorch ({peer})"] = torch_step(release, batch, peer, options.dtype)
+    for peer in chosen.peers:
+        steps[f"PyTorch ({peer})"] = torch_step(release, batch, peer, chosen.dtype)
     first_losses = {label: step() for label, step in steps.items()}
     difference = _relative_difference(list(first_losses.values()))
     memory = {label: _peak_memory(step, programs.get(label)) for label, step in steps.items()}
-    timings = timing.round_robin(steps, rounds=options.rounds)
+    timings = timing.in_turns(steps, rounds=chosen.rounds)
 
     names = [label for label in steps if label not in programs]
     megabytes = {label: "?" if peak is None else f"{peak / 1e6:.0f}" for label, peak in memory.items()}
-    print(timing.comparison(timings, names, "images", options.batch_size, {"peak MB": megabytes}))
+    print(tables.comparison(timings, names, "images", chosen.batch_size, {"peak MB": megabytes}))
     print(f"largest relative difference of two first losses: {difference:.1e}")
     return {
         "network": config.to_dict(),
-        "batch_size": options.batch_size,
-        "patch_size": options.patch_size,
-        "dtype": options.dtype,
+        "batch_size": chosen.batch_size,
+        "patch_size": chosen.patch_size,
+        "dtype": chosen.dtype,
         "first_losses": first_losses,
         "relative_difference_of_first_losses": difference,
         "peak_bytes": memory,
         "temporary_bytes": {label: p.memory_analysis().temp_size_in_bytes for label, p in programs.items()},
-        **timing.summary(timings, names),
+        **timings.summary(names),
     }
 
 
-def _our_choices(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The fields of the configuration that each of our rows sets, by its label."""
+def _our_choices(chosen: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Returns the fields of the configuration for each row of this package, by the label of the row."""
     choices = {}
-    for implementation in options.implementation:
-        for rematerialize in (False, True) if options.rematerialize else (False,):
+    for implementation in chosen.implementation:
+        for rematerialize in (False, True) if chosen.rematerialize else (False,):
             label = f"seemore-jax ({implementation}{', rematerialized' if rematerialize else ''})"
             choices[label] = {
                 "implementation": implementation,
                 "rematerialize": rematerialize,
-                "compute_dtype": options.dtype,
+                "compute_dtype": chosen.dtype,
             }
     return choices
 
 
 def random_batch(batch_size: int, patch_size: int, scale: int) -> tuple[np.ndarray, np.ndarray]:
-    """LR (N, P, P, 3) and HR (N, sP, sP, 3), uint8."""
+    """Returns LR (N, P, P, 3) and HR (N, sP, sP, 3), uint8."""
     rng = np.random.default_rng(0)
     lr, hr = (
         rng.integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8) for side in (patch_size, scale * patch_size)
@@ -113,7 +112,7 @@ def random_batch(batch_size: int, patch_size: int, scale: int) -> tuple[np.ndarr
 
 
 def our_step(model: sj.SeemoRe, batch: tuple[np.ndarray, np.ndarray]) -> tuple[Step, Any]:
-    """A step of training, which returns the loss before it; and the compiled program."""
+    """Returns a training step, which returns the loss before the update, and the compiled program of the step."""
     graph, parameters = nnx.split(model)
     mesh, optimizer = make_mesh(), make_optimizer(Experiment.of(recipe("T", 4)))
     state = initial_state(parameters, optimizer, average=False, mesh=mesh)
@@ -131,23 +130,19 @@ def our_step(model: sj.SeemoRe, batch: tuple[np.ndarray, np.ndarray]) -> tuple[S
 
 
 def torch_step(release: Any, batch: tuple[np.ndarray, np.ndarray], kind: str, dtype: str) -> Step:
-    """The same in PyTorch: `kind` is a memory format of the release's network, or "compile"."""
+    """Returns the same step in PyTorch; `kind` is a memory format of the release's network, or "compile"."""
     device = peers.torch_device()
     memory_format = torch.contiguous_format if kind == "contiguous" else torch.channels_last
     network = copy.deepcopy(release).to(device, memory_format=memory_format).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, betas=(0.9, 0.99), fused=True)
+    optimizer = release_training.adam(network, 1e-3, fused=True)
     forward = torch.compile(network) if kind == "compile" else network
 
-    def load(images: np.ndarray) -> torch.Tensor:
-        on_device = torch.from_numpy(images).to(device)
-        return (on_device.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=memory_format)
-
     def step() -> float:
-        lr, hr = map(load, batch)
+        lr, hr = (release_training.to_nchw(images, device, memory_format) for images in batch)
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             sr = forward(lr)
-        loss = peers.release_loss(sr.float(), hr)
+        loss = release_training.release_loss(sr.float(), hr)
         loss.backward()
         optimizer.step()
         if device.type == "cuda":
@@ -158,9 +153,9 @@ def torch_step(release: Any, batch: tuple[np.ndarray, np.ndarray], kind: str, dt
 
 
 def _peak_memory(step: Step, program: Any | None) -> int | None:
-    """Bytes of the memory of the device (of the process, on a CPU) that a step takes at its peak."""
+    """Returns the bytes of device memory (on a CPU: of this process) that a step takes at its peak."""
     if jax.default_backend() == "cpu":
-        return timing.peak_memory(step)
+        return processes.peak_memory(step)
     if program is not None:
         return program.memory_analysis().temp_size_in_bytes
     before = torch.cuda.memory_allocated()
@@ -170,6 +165,7 @@ def _peak_memory(step: Step, program: Any | None) -> int | None:
 
 
 def _relative_difference(values: list[float]) -> float:
+    """Returns the largest relative difference between any two values."""
     return (max(values) - min(values)) / min(values)
 
 

@@ -1,6 +1,8 @@
-"""What JAX's transformations cost: `vmap` over images against one call on their batch, and gradients of each example.
+"""Measures the cost of JAX's transformations: `vmap` over images, and the gradient of each example.
 
-python -m benchmarks.transformations --model T-x4 --output FILE.json
+    python -m benchmarks.transformations --model T-x4 --output FILE.json
+
+The comparison is with one call on the batch of the same images, and with the gradient of the whole batch.
 """
 
 import argparse
@@ -14,31 +16,32 @@ import numpy as np
 from flax import nnx
 
 import seemore_jax as sj
-from benchmarks import timing
+from benchmarks.harness import options, records, tables, timing
 
 _BATCH = "a batch"
 _GRADIENT = "gradient of a batch"
 
 
 def main() -> None:
-    options = _options()
+    chosen = _options()
     start = time.perf_counter()
-    result = measure(sj.load(options.model), options.images, options.size, options.rounds)
-    print(timing.footer(time.perf_counter() - start))
-    timing.write(options.output, {"model": options.model, **result})
+    result = measure(sj.load(chosen.model), chosen.images, chosen.size, chosen.rounds)
+    print(records.footer(time.perf_counter() - start))
+    records.finish(chosen.output, {"model": chosen.model, **result})
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Times vmap against a batch of the same images.")
-    parser.add_argument("--model", default="T-x4", help="default: %(default)s")
-    parser.add_argument("--images", type=int, default=8, help="in the batch (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Times vmap over images against one call on their batch.")
+    options.add_weights_name(parser)
+    parser.add_argument("--images", type=int, default=8, help="images in the batch (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="side of the images in LR pixels (default: %(default)s)")
-    timing.add_arguments(parser, rounds=15)
+    options.add_rounds(parser, default=15)
+    options.add_output(parser)
     return parser.parse_args()
 
 
 def measure(model: sj.SeemoRe, images: int, size: int, rounds: int) -> dict[str, Any]:
-    """Times the calls and prints their table; returns the figures."""
+    """Times the calls, prints their table and returns the figures."""
     graph, parameters = nnx.split(model)
     lr = jnp.asarray(np.random.default_rng(0).random((images, size, size, 3), np.float32))
 
@@ -63,9 +66,9 @@ def measure(model: sj.SeemoRe, images: int, size: int, rounds: int) -> dict[str,
     }
     compiled = {name: jax.jit(function) for name, function in functions.items()}
     calls = {name: lambda f=f: jax.block_until_ready(f(parameters, lr)) for name, f in compiled.items()}
-    timings = timing.round_robin(calls, rounds=rounds)
-    print(timing.comparison(timings, [_BATCH], "images", images))
-    return {"images": images, "size": size, **timing.summary(timings, [_BATCH])}
+    timings = timing.in_turns(calls, rounds=rounds)
+    print(tables.comparison(timings, [_BATCH], "images", images))
+    return {"images": images, "size": size, **timings.summary([_BATCH])}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""If these fail, the peers compute another function than the release, and comparing with them says nothing."""
+"""If these fail, the peers do not compute the function of the release, and comparisons with them mean nothing."""
 
 import importlib.util
 import warnings
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import peers
-from benchmarks.timing import Call
+from benchmarks.harness.timing import Call
 from seemore_jax import SeemoReConfig
 from tests.support.release import ROUTED_IMAGES, release_model, run_release, to_nchw, to_nhwc
 
@@ -46,11 +46,11 @@ def test_exported_network_routes_each_image(make: Callable[..., tuple[str, Call]
     release = release_model(TINY)
     image = UINT8[0].copy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of the exporter and of OpenVINO are not ours
+        warnings.simplefilter("ignore")  # The exporter and OpenVINO warn about themselves.
         _, call = make(release, image, dtype="float32")
         found = []
         for routed in UINT8:
-            image[:] = routed  # the call upscales what is in the image that it was given
+            image[:] = routed  # The call upscales the present content of its image.
             found.append(call())
     assert _difference(np.stack(found), _expected(release)) <= 1
 

@@ -1,4 +1,4 @@
-"""If these fail, a benchmark does not run, or what it compares does not compute the same."""
+"""If these fail, a benchmark does not run, or it compares computations of different functions."""
 
 import argparse
 import math
@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 import seemore_jax as sj
-from benchmarks import inference, precision, scaling, training, transformations
-from benchmarks.programs import Program
+from benchmarks import inference, peers, precision, scaling, training, transformations
+from benchmarks.harness.networks import Program
+from benchmarks.harness.options import image_size
 
 TINY = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)
 
@@ -39,10 +40,10 @@ def test_transformations(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_sizes() -> None:
-    assert inference.image_size("320x180") == (320, 180)
+    assert image_size("320x180") == (320, 180)
     for wrong in ("320", "320x", "15x16", "axb"):
         with pytest.raises(argparse.ArgumentTypeError):
-            inference.image_size(wrong)
+            image_size(wrong)
 
 
 def test_ideal_traffic_grows_with_pixels_and_bytes() -> None:
@@ -62,9 +63,9 @@ def test_training_has_the_same_loss_in_both_frameworks() -> None:
 
 
 def test_training_steps_are_the_same_in_both_frameworks() -> None:
-    release = training.peers.release_network(TINY)
+    release = peers.release_network(TINY)
     batch = training.random_batch(2, 16, 2)
-    mine, _ = training.our_step(training.peers.ported(release, TINY), batch)
+    mine, _ = training.our_step(peers.ported(release, TINY), batch)
     theirs = training.torch_step(release, batch, "contiguous", "float32")
     losses = np.array([[mine(), theirs()] for _ in range(4)])
     np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=1e-4)

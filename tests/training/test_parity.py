@@ -10,6 +10,7 @@ import pytest
 import torch
 from flax import nnx
 
+from benchmarks.release_training import release_loss
 from configs.release import recipe
 from seemore_jax import SeemoReConfig
 from seemore_jax.porting.names import to_torch
@@ -47,11 +48,9 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-def release_loss(model: Any, lr: np.ndarray, hr: np.ndarray) -> torch.Tensor:
-    """L1 + 0.1 · L1 of the stacked real and imaginary parts of each image's spectrum, as the release writes it."""
-    sr, target = model(to_nchw(lr).float() / 255), to_nchw(hr).float() / 255
-    spectrum, target_spectrum = (torch.view_as_real(torch.fft.rfft2(image)) for image in (sr, target))
-    return torch.nn.functional.l1_loss(sr, target) + 0.1 * torch.nn.functional.l1_loss(spectrum, target_spectrum)
+def loss_in_training(model: Any, lr: np.ndarray, hr: np.ndarray) -> torch.Tensor:
+    """Returns the release's loss of a PyTorch network on uint8 patches."""
+    return release_loss(model(to_nchw(lr).float() / 255), to_nchw(hr).float() / 255)
 
 
 class Run(NamedTuple):
@@ -102,7 +101,7 @@ def test_losses_of_20_steps_are_those_of_pytorch() -> None:
     losses = []
     for number in range(STEPS):
         optimizer.zero_grad()
-        loss = release_loss(model, *batch(number))
+        loss = loss_in_training(model, *batch(number))
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -117,7 +116,7 @@ def test_losses_of_20_steps_are_those_of_pytorch() -> None:
 
 def test_gradients_are_those_of_pytorch() -> None:
     release = release_model(TINY).train()
-    release_loss(release, *batch(0)).backward()
+    loss_in_training(release, *batch(0)).backward()
     expected = {name: parameter.grad.numpy() for name, parameter in release.named_parameters()}
     assert_close(run().first_gradients, expected, rtol=1e-4)
     norm = np.sqrt(sum(np.sum(np.square(gradient, dtype=np.float64)) for gradient in expected.values()))
