@@ -24,7 +24,7 @@ from jaxtyping import Array, Int, Int32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from seemore_jax.data.pipeline import Example, Source, decoded_pair, draw_place, sample_batches
+from seemore_jax.data.pipeline import PairSource, StoredPair, decoded_pair, draw_position, sample_batches
 from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.system.memory import free_memory
 
@@ -93,7 +93,7 @@ class TilePlan:
         return f"data on the device: {len(self.sizes)} tiles, {taken}; {how}"
 
 
-def plan_tiles(source: Source, mesh: Mesh, *, scale: int, patch_size: int) -> TilePlan:
+def plan_tiles(source: PairSource, mesh: Mesh, *, scale: int, patch_size: int) -> TilePlan:
     """Reads the sizes of all tiles and finds out whether and how they fit; the same in all processes.
 
     Args:
@@ -123,7 +123,7 @@ def plan_tiles(source: Source, mesh: Mesh, *, scale: int, patch_size: int) -> Ti
     )
 
 
-def place_tiles(source: Source, plan: TilePlan, mesh: Mesh) -> Tiles:
+def place_tiles(source: PairSource, plan: TilePlan, mesh: Mesh) -> Tiles:
     """Decodes the tiles that this process's devices need, and sends them there, a few at a time.
 
     Raises:
@@ -151,7 +151,7 @@ def _local_devices(mesh: Mesh) -> dict[Any, int]:
 
 
 def _canvases(
-    source: Source, plan: TilePlan, numbers: Sequence[int], threads: concurrent.futures.Executor
+    source: PairSource, plan: TilePlan, numbers: Sequence[int], threads: concurrent.futures.Executor
 ) -> list[np.ndarray]:
     """LR and HR of some tiles on their canvases, uint8 (tiles, rows, columns)."""
     chunk = [np.zeros((len(numbers), *shape[1:]), np.uint8) for shape in plan.shapes]
@@ -220,7 +220,7 @@ def _draws(
     elements = [(place, *plan.sizes[tile]) for place, tile in enumerate(plan.share(device))]
     return sample_batches(
         elements,
-        _RandomPlace(plan.patch_size),
+        _RandomPosition(plan.patch_size),
         seed=seed,
         batch_size=batch_size,
         first_step=first_step,
@@ -238,16 +238,16 @@ def _concatenated(parts: Sequence[grain.IterDataset]) -> Generator[np.ndarray, N
 
 
 @dataclasses.dataclass(frozen=True)
-class _RandomPlace(grain.transforms.RandomMap):
+class _RandomPosition(grain.transforms.RandomMap):
     """(number, height, width) of a tile to (number, top, left, orientation) of a patch."""
 
     patch_size: int
 
     def random_map(self, element: tuple[int, int, int], rng: np.random.Generator) -> Int32[np.ndarray, "4"]:
         number, height, width = element
-        place = draw_place(rng, height, width, self.patch_size)
-        orientation = place.flip_x + 2 * place.flip_y + 4 * place.transpose
-        return np.array([number, place.top, place.left, orientation], np.int32)
+        position = draw_position(rng, height, width, self.patch_size)
+        orientation = position.flip_x + 2 * position.flip_y + 4 * position.transpose
+        return np.array([number, position.top, position.left, orientation], np.int32)
 
 
 def cut_patches(
@@ -282,7 +282,7 @@ def _turned(patch: Array, orientation: Array) -> Array:
     return jnp.where(orientation & 4, patch.swapaxes(0, 1), patch)
 
 
-def _lr_size(example: Example) -> tuple[int, int]:
+def _lr_size(example: StoredPair) -> tuple[int, int]:
     """Height and width, from the header alone.
 
     Raises:

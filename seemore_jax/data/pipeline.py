@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     hr: UInt8[np.ndarray, "n sp sp 3"]
 
 
-class Example(TypedDict):
+class StoredPair(TypedDict):
     """A pair as stored: the bytes of two image files."""
 
     lr: bytes
@@ -49,12 +49,12 @@ class Example(TypedDict):
 
 
 @runtime_checkable
-class Source(Protocol):
+class PairSource(Protocol):
     """Examples by number."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Example: ...
+    def __getitem__(self, index: int, /) -> StoredPair: ...
 
 
 class TfdsSource:
@@ -88,12 +88,12 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> StoredPair:
         try:
             example = self._source[index]
         except Exception as error:
             raise InputError(f"{self._folder}: damaged ({one_line(error)}); remove it and prepare it again") from error
-        return Example(lr=example["lr"], hr=example["hr"])
+        return StoredPair(lr=example["lr"], hr=example["hr"])
 
     def __reduce__(self) -> tuple[type["TfdsSource"], tuple[Path]]:
         return TfdsSource, (self._folder,)
@@ -138,7 +138,7 @@ def _advice(name: str, data_dir: str | os.PathLike[str], scale: int) -> str:
 
 
 def training_batches(
-    source: Source,
+    source: PairSource,
     *,
     scale: int,
     patch_size: int,
@@ -187,7 +187,7 @@ def training_batches(
 
 
 def sample_batches(
-    source: Source | Sequence[Any],
+    source: PairSource | Sequence[Any],
     transform: grain.transforms.RandomMap,
     *,
     seed: int,
@@ -255,21 +255,21 @@ class RandomPatch(grain.transforms.RandomMap):
     scale: int
     patch_size: int
 
-    def random_map(self, element: Example, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def random_map(self, element: StoredPair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """LR (p, p, 3) and HR (scale·p, scale·p, 3), uint8.
 
         Raises:
           InputError: an image is damaged, or the pair is of another scale.
         """
         lr, hr = decoded_pair(element, self.scale)
-        place = draw_place(rng, lr.shape[0], lr.shape[1], self.patch_size)
-        lr = crop(lr, place.top, place.left, self.patch_size)
-        hr = crop(hr, place.top * self.scale, place.left * self.scale, self.patch_size * self.scale)
-        orientation = place.flip_x, place.flip_y, place.transpose
+        position = draw_position(rng, lr.shape[0], lr.shape[1], self.patch_size)
+        lr = crop(lr, position.top, position.left, self.patch_size)
+        hr = crop(hr, position.top * self.scale, position.left * self.scale, self.patch_size * self.scale)
+        orientation = position.flip_x, position.flip_y, position.transpose
         return orient(lr, *orientation), orient(hr, *orientation)
 
 
-class Place(NamedTuple):
+class PatchPosition(NamedTuple):
     """Where in an image a patch is, in LR pixels, and in which orientation."""
 
     top: int
@@ -279,11 +279,11 @@ class Place(NamedTuple):
     transpose: bool
 
 
-def draw_place(rng: np.random.Generator, height: int, width: int, patch_size: int) -> Place:
+def draw_position(rng: np.random.Generator, height: int, width: int, patch_size: int) -> PatchPosition:
     """A random place for a patch in an LR image of that size; at the top or left where the image is smaller."""
     top, left = (int(rng.integers(max(side - patch_size, 0) + 1)) for side in (height, width))
     flip_x, flip_y, transpose = (bool(bit) for bit in rng.integers(2, size=3))
-    return Place(top, left, flip_x, flip_y, transpose)
+    return PatchPosition(top, left, flip_x, flip_y, transpose)
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"], top: int, left: int, side: int) -> UInt8[np.ndarray, "side side 3"]:
@@ -304,7 +304,7 @@ def orient(
     return image.swapaxes(0, 1) if transpose else image
 
 
-def decoded_pair(example: Example, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
+def decoded_pair(example: StoredPair, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
     """LR and HR of an example as RGB.
 
     Raises:

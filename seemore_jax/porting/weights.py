@@ -49,7 +49,7 @@ Found = tuple[str, dict[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class StoredWeights:
     """Parameters as found in a file, before they become a model.
 
     Attributes:
@@ -93,7 +93,7 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
     return read_weights(source, **overrides).to_model()
 
 
-def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
+def read_weights(source: str | os.PathLike[str], **overrides: Any) -> StoredWeights:
     """What `load` reads, with where it came from; same arguments and errors."""
     unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(SeemoReConfig)})
     if unknown:
@@ -102,7 +102,7 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
     entry, content, stored = _reader(path)(path)
     tensors = _checked_tensors(content, path)
     hyperparameters = read_hyperparameters(tensors, stored, overrides, str(path))
-    return Weights(path, entry, tensors, hyperparameters)
+    return StoredWeights(path, entry, tensors, hyperparameters)
 
 
 def save(model: SeemoRe, path: str | os.PathLike[str], *, license: str = "unknown") -> None:
