@@ -13,7 +13,14 @@ from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kern
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
 from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
-from seemore_jax.ahead_of_time.roofline import Roofline, Scaled, all_reduce_seconds, largest_batch, roofline, scaled
+from seemore_jax.ahead_of_time.roofline import (
+    Roofline,
+    ScalingPrediction,
+    all_reduce_seconds,
+    largest_batch,
+    predict_scaling,
+    roofline,
+)
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.network import SeemoRe
 from seemore_jax.system.errors import InputError
@@ -57,12 +64,12 @@ class Report:
     largest_batch: int | None
     largest_batch_from: str
     roofline: Roofline
-    scaling: tuple[Scaled, ...]
+    scaling: tuple[ScalingPrediction, ...]
 
     @property
     def occupied(self) -> int:
         """Bytes of the chip's memory while the program runs."""
-        return occupied(self.memory)
+        return occupied_bytes(self.memory)
 
     @property
     def images_per_second(self) -> float:
@@ -70,7 +77,7 @@ class Report:
         return self.images * self.chips / self.roofline.step
 
 
-def occupied(memory: dict[str, int]) -> int:
+def occupied_bytes(memory: dict[str, int]) -> int:
     """Bytes that a program occupies: results that take an argument's place do not count twice."""
     return sum(memory.values()) - 2 * memory["aliased"]
 
@@ -87,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
         for one in topologies
     ]
     program = "inference of one image of {}×{}".format(*options.inference) if options.inference else "training step"
-    print(formatted(f"{_described(experiment)}: {program}", _parameter_bytes(experiment), reports))
+    print(format_table(f"{_described(experiment)}: {program}", _parameter_bytes(experiment), reports))
     if options.json:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps([to_json(report) for report in reports], indent=2) + "\n")
@@ -130,11 +137,11 @@ def step_report(
     other = None
     if second_batch:
         other = compile_traced(trace_step(experiment, devices, second_batch * topology.chips), topology).memory
-    largest = extrapolated(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
+    largest = extrapolate_largest_batch(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
     return _report(topology, topology.chips, images, traced, compiled, kernels, *largest)
 
 
-def extrapolated(
+def extrapolate_largest_batch(
     memory: dict[str, int], images: int, other: dict[str, int] | None, other_images: int | None, hbm_bytes: int
 ) -> tuple[int, str]:
     """The largest batch for a chip of `hbm_bytes`, and how it was found.
@@ -146,13 +153,13 @@ def extrapolated(
       hbm_bytes: what a program can have.
     """
     if other is not None and other_images is not None:
-        per_image = (occupied(memory) - occupied(other)) / (images - other_images)
+        per_image = (occupied_bytes(memory) - occupied_bytes(other)) / (images - other_images)
         origin = f"from the line through {other_images} and {images} images, both compiled"
     else:
         # The state is donated, so arguments without a result in their place are the batch.
         per_image = (memory["temporaries"] + memory["arguments"] - memory["aliased"]) / images
         origin = "an estimate from one compilation, rather too low: all temporaries are taken to grow with the images"
-    return largest_batch(hbm_bytes - (occupied(memory) - round(per_image * images)), per_image), origin
+    return largest_batch(hbm_bytes - (occupied_bytes(memory) - round(per_image * images)), per_image), origin
 
 
 def inference_report(experiment: Experiment, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
@@ -217,7 +224,7 @@ def _report(
         largest_batch=largest,
         largest_batch_from=largest_from,
         roofline=times,
-        scaling=tuple(scaled(times.computing, payload, topology.kind)) if largest is not None else (),
+        scaling=tuple(predict_scaling(times.computing, payload, topology.kind)) if largest is not None else (),
     )
 
 
@@ -261,7 +268,7 @@ def collectives_line(collectives: Sequence[Collective]) -> str:
     return ", ".join(f"{one.times} {one.kind} of {one.bytes:,} B" for one in collectives) or "none"
 
 
-def formatted(title: str, parameter_bytes: int, reports: Sequence[Report]) -> str:
+def format_table(title: str, parameter_bytes: int, reports: Sequence[Report]) -> str:
     """The table: a column for each report, then what it assumes."""
     lines = [
         title,

@@ -73,7 +73,7 @@ def all_reduce_over_pods(payload: int, topology: Topology, pods: int) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled:
+class ScalingPrediction:
     """A step with the same batch on each chip, on another number of chips.
 
     Attributes:
@@ -89,7 +89,7 @@ class Scaled:
     efficiency: float
 
 
-def scaled(computing: float, payload: int, kind: str) -> list[Scaled]:
+def predict_scaling(computing: float, payload: int, kind: str) -> list[ScalingPrediction]:
     """Efficiency as chips are added, to 4,096: 8, 256 and 4,096 of them in one slice where the chip has such."""
     flat = Topology(f"{kind}:2x4") if kind in ("v5e", "v6e") else Topology(f"{kind}:2x2x2")
     middle = Topology(f"{kind}:16x16") if kind in ("v5e", "v6e") else Topology(f"{kind}:4x8x8")
@@ -98,7 +98,7 @@ def scaled(computing: float, payload: int, kind: str) -> list[Scaled]:
     rows = [(one.name, one.chips, all_reduce_seconds(payload, one)) for one in (flat, middle)]
     name = f"{pods} pods {pod.name}" if pods > 1 else pod.name
     rows.append((name, pods * pod.chips, all_reduce_over_pods(payload, pod, pods)))
-    return [Scaled(name, chips, network, computing / (computing + network)) for name, chips, network in rows]
+    return [ScalingPrediction(name, chips, network, computing / (computing + network)) for name, chips, network in rows]
 
 
 def largest_batch(free_bytes: int, bytes_per_image: float) -> int:

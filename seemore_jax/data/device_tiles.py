@@ -24,7 +24,7 @@ from jaxtyping import Array, Int, Int32, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from seemore_jax.data.pipeline import PairSource, StoredPair, decoded_pair, draw_position, sample_batches
+from seemore_jax.data.pipeline import PairSource, StoredPair, decode_pair, draw_position, sample_batches
 from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.system.memory import free_memory
 
@@ -107,7 +107,7 @@ def plan_tiles(source: PairSource, mesh: Mesh, *, scale: int, patch_size: int) -
     """
     with _threads() as threads:
         found = threads.map(lambda number: _lr_size(source[number]), range(len(source)))
-        sizes = list(_shown(found, len(source), "sizes of the tiles"))
+        sizes = list(_with_progress(found, len(source), "sizes of the tiles"))
     whole = TilePlan(sizes, scale, patch_size, mesh.size)
     split = dataclasses.replace(whole, is_split=True)
     free = _free_memory()
@@ -137,7 +137,7 @@ def place_tiles(source: PairSource, plan: TilePlan, mesh: Mesh) -> Tiles:
         for group in groups:
             numbers = plan.share(devices[group[0]])
             firsts = range(0, len(numbers), _CHUNK)
-            for first in _shown(firsts, len(firsts), "tiles to the device"):
+            for first in _with_progress(firsts, len(firsts), "tiles to the device"):
                 chunk = _canvases(source, plan, numbers[first : first + _CHUNK], threads)
                 for device in group:
                     for which, canvases in enumerate(chunk):
@@ -157,7 +157,7 @@ def _canvases(
     chunk = [np.zeros((len(numbers), *shape[1:]), np.uint8) for shape in plan.shapes]
 
     def fill(place: int) -> None:
-        pair = decoded_pair(source[numbers[place]], plan.scale)
+        pair = decode_pair(source[numbers[place]], plan.scale)
         for canvases, image, side in zip(chunk, pair, (plan.patch_size, plan.patch_size * plan.scale), strict=True):
             # As `crop` extends a small image; so there is a whole patch in each.
             missing = [(0, max(side - length, 0)) for length in image.shape[:2]]
@@ -264,18 +264,18 @@ def cut_patches(
 
     def one(draw: Int[Array, "4"]) -> tuple[Array, Array]:
         tile, top, left, orientation = draw
-        lr = _cut(tiles.lr, tile, top, left, patch_size)
-        hr = _cut(tiles.hr, tile, top * scale, left * scale, patch_size * scale)
-        return _turned(lr, orientation), _turned(hr, orientation)
+        lr = _cut_square(tiles.lr, tile, top, left, patch_size)
+        hr = _cut_square(tiles.hr, tile, top * scale, left * scale, patch_size * scale)
+        return _oriented(lr, orientation), _oriented(hr, orientation)
 
     return jax.vmap(one)(draws)
 
 
-def _cut(stored: Array, tile: Array, top: Array, left: Array, side: int) -> Array:
+def _cut_square(stored: Array, tile: Array, top: Array, left: Array, side: int) -> Array:
     return jax.lax.dynamic_slice(stored, (tile, top, 3 * left), (1, side, 3 * side)).reshape(side, side, 3)
 
 
-def _turned(patch: Array, orientation: Array) -> Array:
+def _oriented(patch: Array, orientation: Array) -> Array:
     """As `pipeline.orient`, with the orientation known only to the device."""
     patch = jnp.where(orientation & 1, patch[:, ::-1], patch)
     patch = jnp.where(orientation & 2, patch[::-1], patch)
@@ -317,5 +317,5 @@ def _threads() -> Iterator[concurrent.futures.Executor]:
         threads.shutdown(cancel_futures=True)
 
 
-def _shown(steps: Iterable[Any], count: int, what: str) -> Iterable[Any]:
+def _with_progress(steps: Iterable[Any], count: int, what: str) -> Iterable[Any]:
     return tqdm(steps, desc=what, total=count, leave=False, disable=jax.process_index() > 0, delay=2)

@@ -117,7 +117,7 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], scale: int) -> Tfd
     if folder is None:
         raise InputError(f"{Path(data_dir) / candidates[0]}: no prepared dataset; {_advice(name, data_dir, scale)}")
     source = TfdsSource(folder)
-    lr, hr = decoded_pair(source[0], scale)
+    lr, hr = decode_pair(source[0], scale)
     del lr, hr  # decoded only to refuse a wrong scale before anything is compiled
     return source
 
@@ -261,7 +261,7 @@ class RandomPatch(grain.transforms.RandomMap):
         Raises:
           InputError: an image is damaged, or the pair is of another scale.
         """
-        lr, hr = decoded_pair(element, self.scale)
+        lr, hr = decode_pair(element, self.scale)
         position = draw_position(rng, lr.shape[0], lr.shape[1], self.patch_size)
         lr = crop(lr, position.top, position.left, self.patch_size)
         hr = crop(hr, position.top * self.scale, position.left * self.scale, self.patch_size * self.scale)
@@ -304,7 +304,7 @@ def orient(
     return image.swapaxes(0, 1) if transpose else image
 
 
-def decoded_pair(example: StoredPair, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
+def decode_pair(example: StoredPair, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
     """LR and HR of an example as RGB.
 
     Raises:

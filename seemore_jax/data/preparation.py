@@ -20,7 +20,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tqdm import tqdm
 
 from seemore_jax.data.datasets import BUILDERS, SCALES, Div2k, ImageFolder, PairedImages
-from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember, complaints
+from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember, find_defects
 from seemore_jax.system.errors import InputError
 
 
@@ -60,7 +60,7 @@ def prepare(
         missing = {scale: builder for scale, builder in builders.items() if not _is_prepared(builder)}
         if not missing:
             return
-        with _the_only_one(data_dir):
+        with _preparation_lock(data_dir):
             for builder in missing.values():
                 _remove_leftovers(builder, data_dir)
                 if isinstance(builder, ImageFolder):
@@ -115,7 +115,7 @@ def _is_prepared(builder: PairedImages) -> bool:
 
 
 @contextlib.contextmanager
-def _the_only_one(data_dir: Path) -> Iterator[None]:
+def _preparation_lock(data_dir: Path) -> Iterator[None]:
     """While the block runs, no other preparation can: it would take half-written files for leftovers.
 
     Raises:
@@ -170,7 +170,7 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
             by_image.setdefault(pair.hr, {})[scale] = pair
     usable: dict[int, list[TrainingPair]] = {scale: [] for scale in found}
     messages: list[str] = []
-    for pairs_of_image, bad in zip(by_image.values(), _complaints(by_image.values(), name), strict=True):
+    for pairs_of_image, bad in zip(by_image.values(), _check_images(by_image.values(), name), strict=True):
         messages += dict.fromkeys(bad.values())
         for scale in pairs_of_image.keys() - bad.keys():
             usable[scale].append(pairs_of_image[scale])
@@ -187,11 +187,11 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
     return usable
 
 
-def _complaints(images: Iterable[dict[int, TrainingPair]], name: str) -> Iterator[dict[int, str]]:
+def _check_images(images: Iterable[dict[int, TrainingPair]], name: str) -> Iterator[dict[int, str]]:
     images = list(images)
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from tqdm(threads.map(complaints, images), desc=f"{name}: checking", total=len(images), unit="image")
+        yield from tqdm(threads.map(find_defects, images), desc=f"{name}: checking", total=len(images), unit="image")
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupt need not wait for all the images
 

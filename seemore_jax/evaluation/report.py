@@ -106,7 +106,7 @@ def evaluate_to_folder(
 def _crop(pair: ImagePair, scale: int, sr_path: Path, method: str) -> Crop:
     """Of an image whose SR version, perhaps another process's work, lies in the output folder."""
     sr = to_rgb8(read_image(sr_path))
-    return most_telling_crop(evaluate_image(pair, scale, lambda lr: sr), method)
+    return hardest_crop(evaluate_image(pair, scale, lambda lr: sr), method)
 
 
 def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
@@ -167,7 +167,7 @@ def table(rows: dict[str, dict[str, Scores]]) -> str:
     return "\n".join(lines)
 
 
-def most_telling_crop(image: EvaluatedImage, method: str) -> Crop:
+def hardest_crop(image: EvaluatedImage, method: str) -> Crop:
     """The window where bicubic errs most: there methods differ visibly."""
     squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
     side = min(_CROP, *squared_error.shape)

@@ -45,7 +45,7 @@ _PARAMETER_ENTRIES = ("params_ema", "params")
 
 Tensors = dict[str, np.ndarray]
 # What a reader found: the entry that was read, its content (unchecked), and the stored configuration.
-Found = tuple[str, dict[Any, Any], dict[str, Any]]
+FileContent = tuple[str, dict[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _suggestion(path: Path) -> str:
     return f"; did you mean {' or '.join(str(path.parent / name) for name in similar[:3])}?" if similar else ""
 
 
-def _reader(path: Path) -> Callable[[Path], Found]:
+def _reader(path: Path) -> Callable[[Path], FileContent]:
     if path.is_dir():
         return _read_directory
     if path.suffix.lower() in _TORCH_SUFFIXES:
@@ -192,7 +192,7 @@ def _unknown_suffix(path: Path) -> WeightsError:
     return WeightsError(f"{path}: unknown format {path.suffix!r}; use .pth, .pt, .safetensors or a directory")
 
 
-def _read_torch(path: Path) -> Found:
+def _read_torch(path: Path) -> FileContent:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of parameters")
@@ -202,7 +202,7 @@ def _read_torch(path: Path) -> Found:
     return entry or "the file itself", tensors, _stored_config(stored, path)
 
 
-def _read_safetensors(path: Path) -> Found:
+def _read_safetensors(path: Path) -> FileContent:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -215,7 +215,7 @@ def _read_safetensors(path: Path) -> Found:
     return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
 
 
-def _read_directory(path: Path) -> Found:
+def _read_directory(path: Path) -> FileContent:
     weights, config = path / "model.safetensors", path / "config.json"
     if not weights.exists():
         raise WeightsError(f"{path}: no model.safetensors in this directory")

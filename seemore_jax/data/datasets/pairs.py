@@ -86,7 +86,7 @@ class TrainingPair:
         return lr
 
 
-def complaints(pairs: dict[int, TrainingPair]) -> dict[int, str]:
+def find_defects(pairs: dict[int, TrainingPair]) -> dict[int, str]:
     """What is wrong with the pairs, by scale, of one HR image; empty if all can be used."""
     found = {}
     try:
