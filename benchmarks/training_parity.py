@@ -27,7 +27,8 @@ from tqdm import tqdm
 from benchmarks import timing
 from configs.release import recipe
 from seemore_jax import SeemoRe, upscale
-from seemore_jax.data.image_sets import ImagePair, find_image_sets
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.data.pipeline import Batch, open_dataset, training_batches
 from seemore_jax.data.preparation import prepare
 from seemore_jax.evaluation.benchmark import Scores, Upscaler, bicubic_upscaler

@@ -20,7 +20,8 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tqdm import tqdm
 
 from seemore_jax.data.datasets import BUILDERS, SCALES, Div2k, ImageFolder, PairedImages
-from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember, find_defects
+from seemore_jax.data.datasets.pairs import TrainingPair, find_defects
+from seemore_jax.data.image_pairs import ZipMember
 from seemore_jax.system.errors import InputError
 
 

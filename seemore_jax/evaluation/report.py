@@ -13,7 +13,8 @@ import scipy.ndimage
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from seemore_jax.data.image_sets import ImagePair, ImageSet
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import ImageSet
 from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import read_image, to_rgb8
 from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_image
@@ -115,7 +116,8 @@ def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
 
 def _check_no_overwriting(sets: Sequence[ImageSet], output: Path) -> None:
     """Raises InputError if an SR image would take the place of an image that is read."""
-    sources = {file.resolve() for s in sets for pair in s.pairs for file in (pair.hr, pair.lr) if file}
+    files = [file for image_set in sets for pair in image_set.pairs for file in (pair.hr, pair.lr)]
+    sources = {file.resolve() for file in files if isinstance(file, Path)}
     for image_set in sets:
         for pair in image_set.pairs:
             target = _sr_path(output, image_set.name, pair.name)
