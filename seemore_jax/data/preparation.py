@@ -6,16 +6,12 @@ import fcntl
 import io
 import os
 import shutil
-import unittest.mock
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 import requests
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tqdm import tqdm
 
@@ -197,37 +193,12 @@ def _check_images(images: Iterable[dict[int, TrainingPair]], name: str) -> Itera
         threads.shutdown(cancel_futures=True)  # an interrupt need not wait for all the images
 
 
-class _UncompressedRecords(file_adapters.ArrayRecordFileAdapter):
-    """Writes array_record files that take a fifth of the time to read, which bounds the input of a run.
-
-    TFDS leaves array_record at its default, which compresses with Zstandard.
-    """
-
-    @classmethod
-    def write_examples(cls, path: str | os.PathLike[str], iterator: Iterable[tuple[Any, bytes]]) -> None:
-        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-        try:
-            for _, example in iterator:
-                writer.write(example)
-        finally:
-            writer.close()
-
-
-@contextlib.contextmanager
-def _uncompressed_records() -> Iterator[None]:
-    """TFDS has no option for it, only this table."""
-    with unittest.mock.patch.dict(
-        file_adapters.ADAPTER_FOR_FORMAT, {file_adapters.FileFormat.ARRAY_RECORD: _UncompressedRecords}
-    ):
-        yield
-
-
 def _write(builder: PairedImages, pairs: Sequence[TrainingPair]) -> None:
     builder.pairs = pairs
     folder = Path(builder.data_dir)
     try:
         # TFDS announces sizes that it does not know.
-        with contextlib.redirect_stdout(io.StringIO()), _uncompressed_records():
+        with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format="array_record"
             )
