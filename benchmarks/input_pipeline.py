@@ -31,10 +31,13 @@ from flax import nnx
 from benchmarks import timing
 from configs.release import recipe
 from seemore_jax.data.datasets.pairs import TrainingPair
-from seemore_jax.data.device_tiles import cut_patches, place_tiles, plan_tiles, training_draws
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import place_tiles, plan_tiles
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.data.pipeline import RandomPatch, StoredPair, TfdsSource, open_dataset, training_batches
+from seemore_jax.data.patches import RandomPatch
+from seemore_jax.data.pipeline import training_batches
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import StoredPair, TfdsSource, open_dataset
 from seemore_jax.network import SeemoRe
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer

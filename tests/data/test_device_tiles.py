@@ -13,8 +13,10 @@ import pytest
 
 from seemore_jax import InputError
 from seemore_jax.data import device_tiles
-from seemore_jax.data.device_tiles import TilePlan, cut_patches, place_tiles, plan_tiles, training_draws
-from seemore_jax.data.pipeline import Batch, StoredPair
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import TilePlan, place_tiles, plan_tiles
+from seemore_jax.data.pipeline import Batch
+from seemore_jax.data.stored_pairs import StoredPair
 from seemore_jax.training.step import make_mesh
 from tests.data.test_pipeline import SCALE, Images, assert_same, batches
 
@@ -80,7 +82,8 @@ _SPLIT = """
 import itertools
 import jax, numpy as np
 from seemore_jax.data import device_tiles
-from seemore_jax.data.device_tiles import cut_patches, place_tiles, plan_tiles, training_draws
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import place_tiles, plan_tiles
 from seemore_jax.training.step import SPLIT, make_mesh, to_devices
 from tests.data.test_pipeline import Constants
 

@@ -21,9 +21,11 @@ from PIL import Image
 
 from seemore_jax import InputError
 from seemore_jax.data import write_image
-from seemore_jax.data.pipeline import Batch, RandomPatch, StoredPair, TfdsSource, crop, open_dataset, orient
+from seemore_jax.data.patches import RandomPatch, crop, orient
+from seemore_jax.data.pipeline import Batch
 from seemore_jax.data.pipeline import training_batches as _training_batches
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import StoredPair, TfdsSource, open_dataset
 
 SCALE = 3
 RNG = np.random.default_rng(0)
