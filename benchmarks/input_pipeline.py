@@ -31,10 +31,13 @@ from flax import nnx
 from benchmarks.harness import options, records, timing
 from configs.release import recipe
 from seemore_jax.data.datasets.pairs import TrainingPair
-from seemore_jax.data.device_tiles import cut_patches, place_tiles, plan_tiles, training_draws
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import place_tiles, plan_tiles
 from seemore_jax.data.image_sets import find_image_sets
-from seemore_jax.data.pipeline import Example, RandomPatch, TfdsSource, open_dataset, training_batches
+from seemore_jax.data.patches import RandomPatch
+from seemore_jax.data.pipeline import training_batches
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import StoredPair, TfdsSource, open_dataset
 from seemore_jax.network import SeemoRe
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
@@ -195,7 +198,7 @@ def _whole_image_batches(
     def sample(number: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(number)
         lr, hr = files[rng.integers(len(files))]
-        return transform.random_map(Example(lr=lr.read_bytes(), hr=hr.read_bytes()), rng)
+        return transform.random_map(StoredPair(lr=lr.read_bytes(), hr=hr.read_bytes()), rng)
 
     for first in itertools.count(0, BATCH_SIZE):
         lr, hr = zip(*threads.map(sample, range(first, first + BATCH_SIZE)), strict=True)

@@ -22,7 +22,7 @@ from flax import nnx
 from benchmarks.harness import options, records
 from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import kernel_cycles
-from seemore_jax.ahead_of_time.program_cost import memory, program_cost
+from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.network import SeemoRe, SeemoReConfig
@@ -144,7 +144,7 @@ def _measure(part: str, implementation: str, setting: Setting, cycles: dict[str,
         hbm_gb=cost.hbm_bytes / 1e9,
         xla_mcycles=cost.xla_cycles / 1e6,
         kernel_mcycles=sum(times * cycles[name] for name, times in calls.items()) / 1e6 if known else None,
-        temp_gb=memory(compiled)["temporaries"] / 1e9,
+        temp_gb=memory_bytes(compiled)["temporaries"] / 1e9,
         compile_s=seconds,
         kernels=calls,
     )

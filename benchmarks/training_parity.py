@@ -26,9 +26,11 @@ from benchmarks import peers, release_training
 from benchmarks.harness import options, records, tables
 from configs.release import recipe
 from seemore_jax import SeemoRe, upscale
-from seemore_jax.data.image_sets import ImagePair, find_image_sets
-from seemore_jax.data.pipeline import Batch, open_dataset, training_batches
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.data.pipeline import Batch, training_batches
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import open_dataset
 from seemore_jax.evaluation.benchmark import Scores, Upscaler, bicubic_upscaler
 from seemore_jax.training.experiment import Experiment, network_of
 from seemore_jax.training.optimizer import make_optimizer

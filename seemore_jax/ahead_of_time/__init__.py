@@ -1,4 +1,4 @@
-"""Programs compiled for TPUs by libtpu on machines without one, and what their text says of memory, time and network.
+"""Compiles programs for TPUs on machines without a TPU, and estimates their memory, time and communication.
 
-Nothing here measures a TPU: what is printed are the compiler's figures, and estimates marked as such.
+Nothing is measured on a TPU. The figures come from the compiler (libtpu), or are estimates and marked as such.
 """

@@ -1,6 +1,6 @@
-"""Compiles traced programs, and keeps what was found out about them: a second look at a program takes seconds.
+"""Compiles traced programs for TPUs, and caches the results on disk, so that a second report takes seconds.
 
-JAX's own cache cannot read what libtpu compiled without a TPU.
+JAX's own compilation cache cannot read programs that libtpu has compiled without a TPU.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from seemore_jax.ahead_of_time.matrix_flops import equations
-from seemore_jax.ahead_of_time.program_cost import memory
+from seemore_jax.ahead_of_time.program_cost import memory_bytes
 from seemore_jax.ahead_of_time.topologies import Topology
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write, user_cache
@@ -32,12 +32,12 @@ _VERSIONED = ("jax", "jaxlib", "libtpu")
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """What the compiler made of a program.
+    """The result of a compilation.
 
     Attributes:
-      hlo: the optimised program's text.
-      memory: bytes on each device, as `program_cost.memory` names them.
-      seconds: that the compiler took, when it was compiled.
+      hlo: the HLO text of the optimised program.
+      memory: bytes on each device, under the keys of `program_cost.memory_bytes`.
+      seconds: the time of the compilation; a cached result has the time of the original compilation.
     """
 
     hlo: str
@@ -46,19 +46,26 @@ class Compiled:
 
 
 def compile_traced(traced: Any, topology: Topology) -> Compiled:
-    """Compiles a program for a topology, or takes what was kept of it from the user's cache.
+    """Compiles a program for a topology, or reads the result from the user's cache.
+
+    Args:
+      traced: a `jax.stages.Traced`, such as `programs.trace_step` returns.
+      topology: the TPU slice to compile for.
+
+    Returns:
+      The result of the compilation.
 
     Raises:
-      InputError: it does not fit into a chip's memory.
+      InputError: the program does not fit into the memory of a chip.
     """
     with _without_locations():
         lowered = traced.lower()
     key = _key(topology.name, lowered.as_text().encode())
-    if kept := _kept(key):
-        return Compiled(**kept)
+    if cached := _read_cache(key):
+        return Compiled(**cached)
     start = time.perf_counter()
     try:
-        with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # it could not read its entry
+        with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # JAX could not read the entry
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -67,14 +74,14 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
             f"does not fit into the memory of {topology.kind}: {str(error).splitlines()[0]}; "
             "take a smaller batch, or --config.rematerialize=True"
         ) from error
-    result = Compiled(compiled.as_text() or "", memory(compiled), time.perf_counter() - start)
-    _keep(key, dataclasses.asdict(result))
+    result = Compiled(compiled.as_text() or "", memory_bytes(compiled), time.perf_counter() - start)
+    _write_cache(key, dataclasses.asdict(result))
     return result
 
 
 @contextlib.contextmanager
 def _option(name: str, value: Any) -> Iterator[None]:
-    """Sets one of JAX's options while the block runs."""
+    """Sets an option of JAX for the duration of a block."""
     before = jax.config.values[name]
     jax.config.update(name, value)
     try:
@@ -84,38 +91,45 @@ def _option(name: str, value: Any) -> Iterator[None]:
 
 
 def _without_locations() -> contextlib.AbstractContextManager[None]:
-    """Leaves out of programs by which lines of Python they were traced: their keys must not depend on the caller."""
+    """Leaves source locations out of traced programs, so that the cache key does not depend on the caller."""
     return _option("jax_traceback_in_locations_limit", 0)
 
 
-# Cycles of the kernels.
+# Cycles of the Pallas kernels.
 
 
 def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
-    """Cycles of one call of each Pallas kernel of a program: libtpu's analysis of its final instruction bundles.
+    """Returns the cycles of one call of each Pallas kernel of a program, from libtpu's analysis of the machine code.
 
-    XLA has no estimate for a kernel within a program, so each is compiled by itself. libtpu takes the flag that makes
-    it write its analysis when it is loaded, and with it takes very long for XLA's own fusions: hence the other
-    process.
+    XLA has no estimate for a kernel inside a program, so each kernel is compiled by itself. This happens in another
+    process, because libtpu reads the flag for the analysis only when it is loaded, and with this flag the compilation
+    of XLA's own fusions takes very long.
+
+    Args:
+      jaxpr: the traced program, a `jax.core.Jaxpr`.
+      topology: the TPU slice to compile for.
+
+    Returns:
+      Cycles by the name of the kernel.
     """
     cycles: dict[str, int] = {}
     missing: dict[str, bytes] = {}
     for name, program in _exported_kernels(jaxpr):
-        kept = _kept(_key(topology.kind, program))
-        if kept:
-            cycles[name] = kept["cycles"]
+        cached = _read_cache(_key(topology.kind, program))
+        if cached:
+            cycles[name] = cached["cycles"]
         else:
             missing[name] = program
     if missing:
         found = _analyse_in_another_process(missing, topology)
         for name, count in found.items():
-            _keep(_key(topology.kind, missing[name]), {"cycles": count})
+            _write_cache(_key(topology.kind, missing[name]), {"cycles": count})
         cycles |= found
     return cycles
 
 
 def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
-    """Each kernel's name, and a program that calls it once."""
+    """Yields the name of each kernel, and a serialized program that calls the kernel once."""
     seen = set()
     for equation in equations(jaxpr, "pallas_call"):
         name = str(equation.params["name"])
@@ -146,7 +160,7 @@ def _analyse_in_another_process(programs: dict[str, bytes], topology: Topology) 
 
 
 def _analyse(topology: Topology, files: Sequence[Path]) -> dict[str, int]:
-    """What the other process does."""
+    """Compiles serialized programs and returns the cycles of their kernels; runs in the other process."""
     sharding = jax.sharding.SingleDeviceSharding(topology.devices()[0])
     cycles = {}
     for file in files:
@@ -160,7 +174,7 @@ def _analyse(topology: Topology, files: Sequence[Path]) -> dict[str, int]:
     return cycles
 
 
-# What is kept.
+# The cache of results.
 
 
 def _key(target: str, program: bytes) -> str:
@@ -169,19 +183,19 @@ def _key(target: str, program: bytes) -> str:
     return hashlib.sha256("\n".join([target, *versions, *flags]).encode() + b"\n" + program).hexdigest()
 
 
-def _kept(key: str) -> dict[str, Any] | None:
+def _read_cache(key: str) -> dict[str, Any] | None:
     try:
         return json.loads(gzip.decompress((user_cache("tpu") / f"{key}.json.gz").read_bytes()))
-    except (OSError, EOFError, RuntimeError, ValueError):  # nothing there, damaged, or no home directory
+    except (OSError, EOFError, RuntimeError, ValueError):  # missing, damaged, or no home directory
         return None
 
 
-def _keep(key: str, content: dict[str, Any]) -> None:
+def _write_cache(key: str, content: dict[str, Any]) -> None:
     try:
         with atomic_write(user_cache("tpu") / f"{key}.json.gz") as temporary:
             temporary.write_bytes(gzip.compress(json.dumps(content).encode()))
     except (OSError, RuntimeError):
-        return  # then it is compiled again
+        return  # the program will be compiled again
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The matrix products and convolutions of a traced program, counted with its loops and inside its kernels.
+"""Counts the FLOPs of matrix products and convolutions in a traced program, including its loops and Pallas kernels.
 
-XLA's own count of FLOPs takes a loop's body once and leaves Pallas kernels out.
+XLA's own count takes the body of a loop once and leaves Pallas kernels out.
 """
 
 import math
@@ -11,11 +11,17 @@ from seemore_jax.network.implementations.fused_operation import programs_in
 
 
 def matrix_flops(jaxpr: Any) -> int:
-    """FLOPs of all products and convolutions of one run on one device, 2 for each multiplication.
+    """Counts the FLOPs of all matrix products and convolutions in one run of a program on one device.
 
-    Those that a kernel recomputes and those that it does with matrices of diagonals are in it: it is what the matrix
-    units do, not what the network needs. Of alternatives the largest counts; a loop whose length is not fixed counts
-    once.
+    The result is the work of the matrix units, which is more than the network needs: it includes what kernels compute
+    twice, and their products with diagonal matrices. Of the branches of a conditional, the largest counts. A loop
+    without a fixed length counts once.
+
+    Args:
+      jaxpr: the traced program, a `jax.core.Jaxpr`.
+
+    Returns:
+      FLOPs, 2 for each multiplication.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -43,7 +49,12 @@ def _times(name: str, parameters: dict[str, Any]) -> int:
 
 
 def equations(jaxpr: Any, name: str) -> Iterator[Any]:
-    """The equations of one primitive, wherever they are in the program."""
+    """Yields the equations of one primitive, including those inside loops, branches and called functions.
+
+    Args:
+      jaxpr: the traced program, a `jax.core.Jaxpr`.
+      name: the name of the primitive, such as "pallas_call".
+    """
     for equation in jaxpr.eqns:
         if equation.primitive.name == name:
             yield equation

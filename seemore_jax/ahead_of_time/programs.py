@@ -1,4 +1,4 @@
-"""The programs that are compiled ahead of time, traced as they run: the training step, and inference."""
+"""Traces the two programs that are compiled ahead of time: the training step, and inference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,15 @@ Traced = Any  # jax.stages.Traced
 
 
 def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size: int) -> Traced:
-    """The training step of an experiment, as `training.loop` has it, for TPUs.
+    """Traces the training step of an experiment for TPUs, the same step that `training.loop` runs.
 
     Args:
-      experiment: the experiment; its `batch_size` and `data_on_device` are not read: batches come from the hosts.
-      devices: of a topology.
-      batch_size: patches over all devices, a multiple of their number.
+      experiment: the experiment. `batch_size` and `data_on_device` are not read: the batches come from the hosts.
+      devices: the devices of a topology.
+      batch_size: the number of patches on all devices together, a multiple of the number of devices.
+
+    Returns:
+      The traced step, a `jax.stages.Traced`.
     """
     mesh = make_mesh(devices)
     optimizer = make_optimizer(experiment)
@@ -43,7 +46,17 @@ def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size
 
 
 def trace_inference(experiment: Experiment, device: jax.Device, height: int, width: int) -> Traced:
-    """What `upscale` runs for one RGB image of height × width on one TPU chip."""
+    """Traces the inference of one RGB image on one TPU chip, the same program that `upscale` runs.
+
+    Args:
+      experiment: the experiment with the network.
+      device: a device of a topology.
+      height: the height of the LR image in pixels.
+      width: the width of the LR image in pixels.
+
+    Returns:
+      The traced program, a `jax.stages.Traced`.
+    """
     sharding = jax.sharding.SingleDeviceSharding(device)
     with compiling_for("tpu"):
         graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))

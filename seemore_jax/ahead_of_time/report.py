@@ -1,4 +1,7 @@
-"""`python -m seemore_jax compile`: what a program needs and how long it would take on TPUs, as a table and as JSON."""
+"""Reports what a program needs on TPUs and how long it would take, as a table and as JSON.
+
+This is the command `python -m seemore_jax compile`.
+"""
 
 import argparse
 import dataclasses
@@ -13,7 +16,14 @@ from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kern
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
 from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
-from seemore_jax.ahead_of_time.roofline import Roofline, Scaled, all_reduce_seconds, largest_batch, roofline, scaled
+from seemore_jax.ahead_of_time.roofline import (
+    Roofline,
+    ScalingPrediction,
+    all_reduce_seconds,
+    largest_batch,
+    predict_scaling,
+    roofline,
+)
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.network import SeemoRe
 from seemore_jax.system.errors import InputError
@@ -23,24 +33,24 @@ from seemore_jax.training.experiment import Experiment, read_experiment
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One program on one topology; all sizes and counts are those of one chip.
+    """The report on one program on one topology. All sizes and counts are those of one chip.
 
     Attributes:
-      topology: such as v5e:2x4.
-      chips: that run the program; inference runs on one.
-      images: for each chip: patches of a step, or 1.
-      memory: bytes, as `program_cost.memory` names them.
-      hbm_bytes: of the chip that a program can have.
-      matrix_flops: of products and convolutions, as `matrix_flops` counts.
-      hbm_traffic: bytes, as `program_cost` counts.
+      topology: the name of the slice, such as "v5e:2x4".
+      chips: the number of chips that run the program; inference runs on one.
+      images: the number of images on each chip: the patches of a step, or 1 for inference.
+      memory: bytes, under the keys of `program_cost.memory_bytes`.
+      hbm_bytes: the HBM that a program can use, in bytes.
+      matrix_flops: FLOPs of products and convolutions, as `matrix_flops` counts them.
+      hbm_traffic: bytes, as `program_cost` counts them.
       xla_cycles: XLA's estimate for its own instructions.
-      kernel_cycles: libtpu's for the Pallas kernels; None if they were left out.
-      collectives: communication between chips.
-      compile_seconds: of the compilation that this is from, which may be an earlier run's.
-      largest_batch: for each chip; None for inference.
-      largest_batch_from: how that was found.
-      roofline: seconds.
-      scaling: the same batch on each of more chips; empty for inference.
+      kernel_cycles: libtpu's estimate for the Pallas kernels, or None if they were left out.
+      collectives: the communication between chips.
+      compile_seconds: the time of the compilation, which may be that of an earlier run.
+      largest_batch: the largest number of images that fit on a chip, or None for inference.
+      largest_batch_from: how `largest_batch` was found.
+      roofline: the estimated times in seconds.
+      scaling: predictions for more chips with the same batch on each chip; empty for inference.
     """
 
     topology: str
@@ -57,26 +67,41 @@ class Report:
     largest_batch: int | None
     largest_batch_from: str
     roofline: Roofline
-    scaling: tuple[Scaled, ...]
+    scaling: tuple[ScalingPrediction, ...]
 
     @property
     def occupied(self) -> int:
-        """Bytes of the chip's memory while the program runs."""
-        return occupied(self.memory)
+        """Returns the bytes of the chip's memory that are occupied while the program runs."""
+        return occupied_bytes(self.memory)
 
     @property
     def images_per_second(self) -> float:
-        """Of all chips."""
+        """Returns the estimated images per second of all chips together."""
         return self.images * self.chips / self.roofline.step
 
 
-def occupied(memory: dict[str, int]) -> int:
-    """Bytes that a program occupies: results that take an argument's place do not count twice."""
+def occupied_bytes(memory: dict[str, int]) -> int:
+    """Returns the memory that a program occupies. Results that replace an argument do not count twice.
+
+    Args:
+      memory: bytes, under the keys of `program_cost.memory_bytes`.
+
+    Returns:
+      Bytes.
+    """
     return sum(memory.values()) - 2 * memory["aliased"]
 
 
 def run(options: argparse.Namespace) -> None:
-    """The command; its options are those of `command_line`."""
+    """Runs the command `compile`: prints the table, and writes the JSON file if one is wanted.
+
+    Args:
+      options: the parsed options, which `command_line/compile.py` defines.
+
+    Raises:
+      InputError: a topology is unknown, libtpu is missing, the configuration does not fit the topology, or a program
+        does not fit into the memory of a chip.
+    """
     topologies = [Topology(name) for name in options.topology]
     require_libtpu()
     experiment = read_experiment(options.config, options.overrides)
@@ -87,14 +112,21 @@ def run(options: argparse.Namespace) -> None:
         for one in topologies
     ]
     program = "inference of one image of {}×{}".format(*options.inference) if options.inference else "training step"
-    print(formatted(f"{_described(experiment)}: {program}", _parameter_bytes(experiment), reports))
+    print(format_table(f"{_described(experiment)}: {program}", _parameter_bytes(experiment), reports))
     if options.json:
         with atomic_write(options.json) as temporary:
             temporary.write_text(json.dumps([to_json(report) for report in reports], indent=2) + "\n")
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """All of a report, with what follows from it."""
+    """Converts a report to JSON.
+
+    Args:
+      report: the report.
+
+    Returns:
+      The fields of the report, and the values that follow from them.
+    """
     return {
         **dataclasses.asdict(report),
         "occupied": report.occupied,
@@ -107,17 +139,19 @@ def to_json(report: Report) -> dict[str, Any]:
 def step_report(
     experiment: Experiment, topology: Topology, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
 ) -> Report:
-    """The training step of an experiment.
+    """Compiles the training step of an experiment, and reports on it.
 
     Args:
       experiment: the experiment.
-      topology: where it is to run.
-      batch_per_chip: patches for each chip; None for what `split_batch` makes of `config.batch_size`.
-      second_batch: another number of patches for each chip, compiled too for the line through both.
-      kernels: whether to find the kernels' cycles, which takes a compilation of each.
+      topology: the slice that the step runs on.
+      batch_per_chip: patches on each chip; None takes `split_batch` of the experiment.
+      second_batch: another number of patches on each chip. The step is also compiled with it, and the largest batch is
+        extrapolated from both. None estimates the largest batch from one compilation.
+      kernels: whether to find the cycles of the Pallas kernels, each of which takes a compilation.
 
     Raises:
-      InputError: the configuration cannot run there, or the program does not fit.
+      InputError: the experiment cannot run on this slice, the two batches are equal, or the program does not fit into
+        the memory of a chip.
     """
     images = split_batch(experiment, topology.chips) if batch_per_chip is None else batch_per_chip
     experiment = dataclasses.replace(experiment, batch_size=images * topology.chips)
@@ -130,46 +164,62 @@ def step_report(
     other = None
     if second_batch:
         other = compile_traced(trace_step(experiment, devices, second_batch * topology.chips), topology).memory
-    largest = extrapolated(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
+    largest = extrapolate_largest_batch(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
     return _report(topology, topology.chips, images, traced, compiled, kernels, *largest)
 
 
-def extrapolated(
+def extrapolate_largest_batch(
     memory: dict[str, int], images: int, other: dict[str, int] | None, other_images: int | None, hbm_bytes: int
 ) -> tuple[int, str]:
-    """The largest batch for a chip of `hbm_bytes`, and how it was found.
+    """Extrapolates the largest batch that fits on a chip, linearly in the number of images.
 
     Args:
-      memory: of the step with `images` on each chip.
-      images: their number.
-      other, other_images: the same of a second compilation, or None.
-      hbm_bytes: what a program can have.
+      memory: the memory of the compiled step, under the keys of `program_cost.memory_bytes`.
+      images: the number of images on each chip in that step.
+      other: the memory of a second compiled step, or None.
+      other_images: the number of images on each chip in the second step, or None.
+      hbm_bytes: the HBM that a program can use, in bytes.
+
+    Returns:
+      The number of images, and a phrase that says how it was found.
     """
     if other is not None and other_images is not None:
-        per_image = (occupied(memory) - occupied(other)) / (images - other_images)
+        per_image = (occupied_bytes(memory) - occupied_bytes(other)) / (images - other_images)
         origin = f"from the line through {other_images} and {images} images, both compiled"
     else:
-        # The state is donated, so arguments without a result in their place are the batch.
+        # The state is donated to its result, so the arguments that are not aliased are the batch.
         per_image = (memory["temporaries"] + memory["arguments"] - memory["aliased"]) / images
-        origin = "an estimate from one compilation, rather too low: all temporaries are taken to grow with the images"
-    return largest_batch(hbm_bytes - (occupied(memory) - round(per_image * images)), per_image), origin
+        origin = "an estimate from one compilation, probably too low: temporaries are assumed to grow with the images"
+    return largest_batch(hbm_bytes - (occupied_bytes(memory) - round(per_image * images)), per_image), origin
 
 
 def inference_report(experiment: Experiment, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
-    """Inference of one image of height × width on one chip.
+    """Compiles the inference of one image on one chip, and reports on it.
+
+    Args:
+      experiment: the experiment with the network.
+      topology: the slice with the chip.
+      height: the height of the LR image in pixels.
+      width: the width of the LR image in pixels.
+      kernels: whether to find the cycles of the Pallas kernels, each of which takes a compilation.
 
     Raises:
-      InputError: the program does not fit.
+      InputError: the program does not fit into the memory of a chip.
     """
     traced = trace_inference(experiment, topology.devices()[0], height, width)
     return _report(topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
 
 
 def split_batch(experiment: Experiment, chips: int) -> int:
-    """Patches for each chip: `config.batch_size` split over all of them; one that is below their number is a chip's.
+    """Returns the number of patches on each chip.
+
+    Args:
+      experiment: the experiment. If its `batch_size` is smaller than the number of chips, it is taken as the batch of
+        each chip; otherwise it is split over all chips.
+      chips: the number of chips.
 
     Raises:
-      InputError: it cannot be split evenly.
+      InputError: the batch cannot be split evenly.
     """
     if experiment.batch_size < chips:
         return experiment.batch_size
@@ -217,7 +267,7 @@ def _report(
         largest_batch=largest,
         largest_batch_from=largest_from,
         roofline=times,
-        scaling=tuple(scaled(times.computing, payload, topology.kind)) if largest is not None else (),
+        scaling=tuple(predict_scaling(times.computing, payload, topology.kind)) if largest is not None else (),
     )
 
 
@@ -257,12 +307,22 @@ _ROWS: tuple[tuple[str, Callable[[Report], str]], ...] = (
 
 
 def collectives_line(collectives: Sequence[Collective]) -> str:
-    """All communication of a program in one line."""
+    """Formats the communication of a program as one line.
+
+    Args:
+      collectives: the collectives of the program.
+    """
     return ", ".join(f"{one.times} {one.kind} of {one.bytes:,} B" for one in collectives) or "none"
 
 
-def formatted(title: str, parameter_bytes: int, reports: Sequence[Report]) -> str:
-    """The table: a column for each report, then what it assumes."""
+def format_table(title: str, parameter_bytes: int, reports: Sequence[Report]) -> str:
+    """Formats reports as a Markdown table with one column for each report, followed by the assumptions.
+
+    Args:
+      title: the first line.
+      parameter_bytes: the size of the network's parameters in bytes.
+      reports: the reports, at least one.
+    """
     lines = [
         title,
         "",
@@ -275,17 +335,17 @@ def formatted(title: str, parameter_bytes: int, reports: Sequence[Report]) -> st
     lines += [f"Largest batch: {origin}." for origin in origins if origin]
     lines += list(_ASSUMPTIONS)
     if any(report.kernel_cycles is None for report in reports):
-        lines.append("Kernels' cycles are left out: the estimate of cycles is a lower bound.")
-    # Slices of one kind of chip with the same batch for each have the same predictions.
+        lines.append("The cycles of the kernels are left out, so the estimate of cycles is a lower bound.")
+    # Slices of the same kind of chip with the same batch on each chip have the same predictions.
     for report in {(report.topology.partition(":")[0], report.images): report for report in reports}.values():
         lines += _scaling_lines(report)
     return "\n".join(lines)
 
 
 _ASSUMPTIONS = (
-    "Nothing was measured on a TPU. A step takes the longest of its products at the bf16 peak, the compiler's cycles",
-    "at the chip's clock, and its HBM traffic at the full bandwidth; then its all-reduce, overlapped with nothing.",
-    "Batches are taken to be there in time.",
+    "Nothing was measured on a TPU. The estimate of a step is the longest of three times: matrix products at the bf16",
+    "peak, the compiler's cycles at the chip's clock, and HBM traffic at the full bandwidth. The all-reduce comes",
+    "after it, without overlap. Reading the batches is assumed to take no time.",
 )
 
 

@@ -1,25 +1,27 @@
-"""Estimates of a step's time on a chip and of its communication, from the compiler's figures and the chip's."""
+"""Estimates the time of a step and of its communication, from the compiler's figures and the chip's specification."""
 
 import dataclasses
 import math
 
 from seemore_jax.ahead_of_time.topologies import Chip, Topology
 
-# From one chip to its neighbour: "How to Scale Your Model", part 3, a note on ICI latency.
+# Latency between neighbouring chips, in seconds: "How to Scale Your Model", part 3, a note on ICI latency.
 HOP_SECONDS = 1e-6
-# From one pod to the next over the data-centre network: assumed, from no specification.
+# Latency between pods over the data-centre network (DCN), in seconds. This is an assumption, not a specification.
 DCN_HOP_SECONDS = 50e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds that each resource alone would take for one step; the step takes the longest, then communicates.
+    """The seconds that each resource of a chip needs for one step.
+
+    The computation takes as long as the slowest resource. The communication comes after it and is not overlapped.
 
     Attributes:
-      matrix: FLOPs of products over the bf16 peak.
-      cycles: the compiler's cycles over the clock; a lower bound if the kernels' are not known.
-      memory: HBM traffic over the bandwidth.
-      network: the collectives, overlapped with nothing.
+      matrix: FLOPs of matrix products, divided by the bf16 peak.
+      cycles: cycles from the compiler, divided by the clock; a lower bound if the cycles of the kernels are unknown.
+      memory: HBM traffic, divided by the bandwidth.
+      network: the time of the collectives.
     """
 
     matrix: float
@@ -29,29 +31,45 @@ class Roofline:
 
     @property
     def computing(self) -> float:
-        """Seconds without communication."""
+        """Returns the seconds of a step without communication."""
         return max(self.matrix, self.cycles, self.memory)
 
     @property
     def step(self) -> float:
-        """Seconds of a step."""
+        """Returns the seconds of a step."""
         return self.computing + self.network
 
     @property
     def limit(self) -> str:
-        """What takes longest."""
+        """Returns the name of the slowest resource: "matrix", "cycles" or "memory"."""
         return max(("matrix", "cycles", "memory"), key=lambda name: getattr(self, name))
 
 
 def roofline(chip: Chip, *, flops: int, cycles: int, hbm_bytes: int, network: float) -> Roofline:
-    """The roofline of a program on a chip; `network` is in seconds."""
+    """Computes the roofline of a program on a chip.
+
+    Args:
+      chip: the specification of the chip.
+      flops: FLOPs of matrix products on one chip, as `matrix_flops` counts them.
+      cycles: cycles on one chip, as the compiler estimates them.
+      hbm_bytes: HBM traffic of one chip in bytes.
+      network: the time of the communication in seconds.
+    """
     return Roofline(flops / chip.peak_flops, cycles / chip.clock, hbm_bytes / chip.hbm_bandwidth, network)
 
 
 def all_reduce_seconds(payload: int, topology: Topology) -> float:
-    """Of `payload` bytes on each chip, over a slice: reduced and gathered along its axes' links at once.
+    """Estimates the time of an all-reduce over one slice: a reduce-scatter, then an all-gather, on all axes at once.
 
-    A ring uses its links both ways, an axis without wrap-around one way; each hop adds `HOP_SECONDS`.
+    An axis that is a ring uses its links in both directions, an axis without wrap-around in one direction. Each hop
+    adds `HOP_SECONDS`.
+
+    Args:
+      payload: bytes on each chip.
+      topology: the slice.
+
+    Returns:
+      Seconds; 0 for a single chip.
     """
     chip = topology.chip
     bandwidth, hops = 0.0, 0
@@ -66,21 +84,33 @@ def all_reduce_seconds(payload: int, topology: Topology) -> float:
 
 
 def all_reduce_over_pods(payload: int, topology: Topology, pods: int) -> float:
-    """The same over several pods: in each a chip reduces its part, which then goes round the pods over their DCN."""
+    """Estimates the time of an all-reduce over several pods.
+
+    Each pod reduces by itself, so that each chip holds one part. A ring over the data-centre network then reduces each
+    part between the pods.
+
+    Args:
+      payload: bytes on each chip.
+      topology: the slice that makes up one pod.
+      pods: the number of pods, at least 1.
+
+    Returns:
+      Seconds.
+    """
     part = payload / topology.chips
     ring = 2 * part * (pods - 1) / pods / topology.chip.dcn_bandwidth + 2 * (pods - 1) * DCN_HOP_SECONDS
     return all_reduce_seconds(payload, topology) + ring
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled:
-    """A step with the same batch on each chip, on another number of chips.
+class ScalingPrediction:
+    """The prediction for a step on another number of chips, with the same batch on each chip.
 
     Attributes:
-      name: of the slice, or of several pods.
-      chips: in all.
-      network: seconds of the all-reduce.
-      efficiency: share of a step that is not communication.
+      name: the name of the slice, or of several pods.
+      chips: the number of chips in all.
+      network: the time of the all-reduce in seconds.
+      efficiency: the share of the step's time that is not communication, from 0 to 1.
     """
 
     name: str
@@ -89,8 +119,19 @@ class Scaled:
     efficiency: float
 
 
-def scaled(computing: float, payload: int, kind: str) -> list[Scaled]:
-    """Efficiency as chips are added, to 4,096: 8, 256 and 4,096 of them in one slice where the chip has such."""
+def predict_scaling(computing: float, payload: int, kind: str) -> list[ScalingPrediction]:
+    """Predicts the efficiency for 8, 256 and 4,096 chips with the same batch on each chip.
+
+    If the largest slice has fewer than 4,096 chips, several pods of that size are assumed.
+
+    Args:
+      computing: seconds of a step without communication.
+      payload: bytes that are reduced in each step, on each chip.
+      kind: the kind of chip, such as "v5e".
+
+    Returns:
+      One prediction for each number of chips.
+    """
     flat = Topology(f"{kind}:2x4") if kind in ("v5e", "v6e") else Topology(f"{kind}:2x2x2")
     middle = Topology(f"{kind}:16x16") if kind in ("v5e", "v6e") else Topology(f"{kind}:4x8x8")
     pod = Topology(f"{kind}:{flat.chip.pod}")
@@ -98,9 +139,14 @@ def scaled(computing: float, payload: int, kind: str) -> list[Scaled]:
     rows = [(one.name, one.chips, all_reduce_seconds(payload, one)) for one in (flat, middle)]
     name = f"{pods} pods {pod.name}" if pods > 1 else pod.name
     rows.append((name, pods * pod.chips, all_reduce_over_pods(payload, pod, pods)))
-    return [Scaled(name, chips, network, computing / (computing + network)) for name, chips, network in rows]
+    return [ScalingPrediction(name, chips, network, computing / (computing + network)) for name, chips, network in rows]
 
 
 def largest_batch(free_bytes: int, bytes_per_image: float) -> int:
-    """How many images fit into `free_bytes`."""
+    """Returns how many images fit into memory.
+
+    Args:
+      free_bytes: the memory for images, in bytes; the result is 0 if it is negative.
+      bytes_per_image: the memory that each image needs.
+    """
     return max(0, math.floor(free_bytes / bytes_per_image))

@@ -1,4 +1,4 @@
-"""The TPUs that programs are compiled for: what a chip has, how chips are connected, and how libtpu is asked."""
+"""Describes the TPUs that programs are compiled for: the chips, the slices of connected chips, and their devices."""
 
 import dataclasses
 import importlib.util
@@ -13,7 +13,7 @@ from seemore_jax.system.errors import InputError
 _GIB = 2**30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
-# libtpu looks for the TPU machine that it is on, and complains; it reads these when it is loaded.
+# Variables that libtpu reads when it is loaded. They keep it from looking for a TPU on this machine.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -26,20 +26,20 @@ _NO_TPU_HERE = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What one chip has.
+    """The specification of one chip.
 
     Attributes:
-      hbm_bytes: memory that a program can have: what the compiler's message about a program that is too large calls
-        available, which is less than the chip's 16, 95, 32 and 32 GiB.
-      hbm_bandwidth: bytes/s of that memory.
-      peak_flops: bf16 FLOP/s of the matrix units.
-      clock: cycles/s. The documentation has v4's only; the others follow from the peak, which is clock · 2 · the
-        multipliers of the matrix units: v5e 4 of 128², v5p 8 of 128², v6e 4 of 256².
-      ici_bandwidth: bytes/s of one link to a neighbour, in one direction.
-      dcn_bandwidth: bytes/s of a chip's share of its host's network, for what crosses pods.
-      wraps: length of an axis of the torus from whose multiples on its ends are connected.
-      pod: layout of the largest slice.
-      layouts: the slices that can be had.
+      hbm_bytes: the HBM that a program can use, in bytes: the available memory according to the compiler's message
+        about a program that is too large. For v4, v5e and v6e it is less than the nominal 32, 16 and 32 GiB.
+      hbm_bandwidth: the bandwidth of the HBM in bytes/s.
+      peak_flops: the bf16 FLOP/s of the matrix units.
+      clock: cycles/s. Only the clock of v4 is documented. The others follow from the peak, which is 2 · clock ·
+        multipliers of the matrix units: 4 units of 128² for v5e, 8 of 128² for v5p, 4 of 256² for v6e.
+      ici_bandwidth: bytes/s of one link to a neighbouring chip, in one direction.
+      dcn_bandwidth: bytes/s between pods: the chip's share of the network of its host.
+      wraps: an axis of a slice is a ring if its length is a multiple of this number.
+      pod: the layout of the largest slice.
+      layouts: the layouts of all slices.
 
     Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for peak, bandwidth of memory and layouts; "How to Scale Your
     Model" (Austin et al., 2025; jax-ml.github.io/scaling-book/tpus) for links, DCN and wrap-around; Jouppi et al.
@@ -67,10 +67,13 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of connected chips, such as v5e:2x4.
+    """A slice of connected TPU chips.
+
+    Attributes:
+      name: CHIP:LAYOUT, such as "v5e:2x4".
 
     Raises:
-      InputError: no such chip, or no slice of that layout.
+      InputError: there is no such chip, or no slice of that layout.
     """
 
     name: str
@@ -83,26 +86,26 @@ class Topology:
 
     @property
     def kind(self) -> str:
-        """Such as v5e."""
+        """Returns the kind of chip, such as "v5e"."""
         return self.name.partition(":")[0]
 
     @property
     def chip(self) -> Chip:
-        """What each chip has."""
+        """Returns the specification of each chip."""
         return CHIPS[self.kind]
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Chips along each axis."""
+        """Returns the number of chips along each axis."""
         return tuple(map(int, self.name.partition(":")[2].split("x")))
 
     @property
     def chips(self) -> int:
-        """Chips in all."""
+        """Returns the number of chips in the slice."""
         return math.prod(self.sides)
 
     def devices(self) -> Sequence[jax.Device]:
-        """One device for each chip, to compile for with no TPU here.
+        """Returns one device for each chip. Programs can be compiled for these devices on a machine without a TPU.
 
         Raises:
           InputError: libtpu is not installed.
@@ -119,7 +122,9 @@ class Topology:
 
 
 def require_libtpu() -> None:
-    """Lets this process compile with libtpu and look for no TPU; to be called before JAX or libtpu has started.
+    """Prepares this process for compiling with libtpu on a machine without a TPU.
+
+    This function must run before JAX starts its backends and before libtpu is loaded.
 
     Raises:
       InputError: libtpu is not installed.

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from seemore_jax.porting.hyperparameters import UNREADABLE
+from seemore_jax.porting.hyperparameters import NOT_IN_SHAPES
 from seemore_jax.porting.weights import DEFAULT_MODEL
 from seemore_jax.system.devices import DEVICES
 
@@ -40,7 +40,7 @@ def add_device_option(command: argparse.ArgumentParser) -> None:
 
 def hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the hyperparameters that the user gave, by name."""
-    given = {name: getattr(options, name) for name in UNREADABLE}
+    given = {name: getattr(options, name) for name in NOT_IN_SHAPES}
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -11,44 +11,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-
-from seemore_jax.data.images import SUFFIXES, read_image, to_rgb8
-from seemore_jax.data.imresize import imresize
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.images import SUFFIXES
 from seemore_jax.system.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class ImagePair:
-    """An HR file and the LR file that belongs to it, if there is one; named after the HR file's stem."""
-
-    name: str
-    hr: Path
-    lr: Path | None
-
-    def read(self, scale: int) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "sh sw 3"]]:
-        """LR and HR as RGB, HR cropped to `scale` times LR.
-
-        Without an LR file, LR is MATLAB's bicubic of HR cropped to a multiple of the scale.
-
-        Raises:
-          InputError: a file cannot be read, HR is smaller than the scale, or LR does not belong to HR.
-        """
-        hr = to_rgb8(read_image(self.hr))
-        height, width = (side // scale for side in hr.shape[:2])
-        if height == 0 or width == 0:
-            raise InputError(f"{self.hr}: {hr.shape[1]}×{hr.shape[0]} is too small for scale {scale}")
-        if self.lr is None:
-            hr = hr[: height * scale, : width * scale]
-            return imresize(hr, 1 / scale), hr
-        lr = to_rgb8(read_image(self.lr))
-        if not all(0 <= side - scale * small < scale for side, small in zip(hr.shape[:2], lr.shape[:2], strict=True)):
-            raise InputError(
-                f"{self.lr}: {lr.shape[1]}×{lr.shape[0]} times {scale} is not {hr.shape[1]}×{hr.shape[0]}, "
-                f"the size of {self.hr}"
-            )
-        return lr, hr[: lr.shape[0] * scale, : lr.shape[1] * scale]
 
 
 @dataclasses.dataclass(frozen=True)

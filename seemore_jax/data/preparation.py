@@ -6,21 +6,18 @@ import fcntl
 import io
 import os
 import shutil
-import unittest.mock
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import absl.logging
 import requests
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core import file_adapters
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tqdm import tqdm
 
 from seemore_jax.data.datasets import BUILDERS, SCALES, Div2k, ImageFolder, PairedImages
-from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember, complaints
+from seemore_jax.data.datasets.pairs import TrainingPair, find_defects
+from seemore_jax.data.image_pairs import ZipMember
 from seemore_jax.system.errors import InputError
 
 
@@ -60,7 +57,7 @@ def prepare(
         missing = {scale: builder for scale, builder in builders.items() if not _is_prepared(builder)}
         if not missing:
             return
-        with _the_only_one(data_dir):
+        with _preparation_lock(data_dir):
             for builder in missing.values():
                 _remove_leftovers(builder, data_dir)
                 if isinstance(builder, ImageFolder):
@@ -115,7 +112,7 @@ def _is_prepared(builder: PairedImages) -> bool:
 
 
 @contextlib.contextmanager
-def _the_only_one(data_dir: Path) -> Iterator[None]:
+def _preparation_lock(data_dir: Path) -> Iterator[None]:
     """While the block runs, no other preparation can: it would take half-written files for leftovers.
 
     Raises:
@@ -170,7 +167,7 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
             by_image.setdefault(pair.hr, {})[scale] = pair
     usable: dict[int, list[TrainingPair]] = {scale: [] for scale in found}
     messages: list[str] = []
-    for pairs_of_image, bad in zip(by_image.values(), _complaints(by_image.values(), name), strict=True):
+    for pairs_of_image, bad in zip(by_image.values(), _check_images(by_image.values(), name), strict=True):
         messages += dict.fromkeys(bad.values())
         for scale in pairs_of_image.keys() - bad.keys():
             usable[scale].append(pairs_of_image[scale])
@@ -187,38 +184,13 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
     return usable
 
 
-def _complaints(images: Iterable[dict[int, TrainingPair]], name: str) -> Iterator[dict[int, str]]:
+def _check_images(images: Iterable[dict[int, TrainingPair]], name: str) -> Iterator[dict[int, str]]:
     images = list(images)
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
-        yield from tqdm(threads.map(complaints, images), desc=f"{name}: checking", total=len(images), unit="image")
+        yield from tqdm(threads.map(find_defects, images), desc=f"{name}: checking", total=len(images), unit="image")
     finally:
         threads.shutdown(cancel_futures=True)  # an interrupt need not wait for all the images
-
-
-class _UncompressedRecords(file_adapters.ArrayRecordFileAdapter):
-    """Writes array_record files that take a fifth of the time to read, which bounds the input of a run.
-
-    TFDS leaves array_record at its default, which compresses with Zstandard.
-    """
-
-    @classmethod
-    def write_examples(cls, path: str | os.PathLike[str], iterator: Iterable[tuple[Any, bytes]]) -> None:
-        writer = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
-        try:
-            for _, example in iterator:
-                writer.write(example)
-        finally:
-            writer.close()
-
-
-@contextlib.contextmanager
-def _uncompressed_records() -> Iterator[None]:
-    """TFDS has no option for it, only this table."""
-    with unittest.mock.patch.dict(
-        file_adapters.ADAPTER_FOR_FORMAT, {file_adapters.FileFormat.ARRAY_RECORD: _UncompressedRecords}
-    ):
-        yield
 
 
 def _write(builder: PairedImages, pairs: Sequence[TrainingPair]) -> None:
@@ -226,7 +198,7 @@ def _write(builder: PairedImages, pairs: Sequence[TrainingPair]) -> None:
     folder = Path(builder.data_dir)
     try:
         # TFDS announces sizes that it does not know.
-        with contextlib.redirect_stdout(io.StringIO()), _uncompressed_records():
+        with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format="array_record"
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from seemore_jax.data.image_sets import ImagePair
+from seemore_jax.data.image_pairs import ImagePair
 from seemore_jax.data.imresize import imresize
 from seemore_jax.evaluation.metrics import psnr, ssim
 from seemore_jax.system.errors import InputError

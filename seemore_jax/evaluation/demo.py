@@ -4,8 +4,8 @@ from pathlib import Path
 
 import skimage
 
-from seemore_jax.data.image_sets import ImagePair, ImageSet, find_image_sets
-from seemore_jax.data.images import read_image, to_rgb8
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import ImageSet, find_image_sets
 from seemore_jax.data.imresize import imresize
 from seemore_jax.evaluation.report import evaluate_to_folder, image_table
 from seemore_jax.evaluation.routes import Routes, routes_figure
@@ -40,5 +40,5 @@ def run_demo(model: SeemoRe, weights: str, output: Path, sets: list[Path]) -> No
 
 
 def _routes(model: SeemoRe, pair: ImagePair) -> Routes:
-    lr = imresize(to_rgb8(read_image(pair.hr)), 1 / model.config.scale)
+    lr = imresize(pair.read_hr(), 1 / model.config.scale)
     return Routes.of(pair.name, lr, routing(model, lr))

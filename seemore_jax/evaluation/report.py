@@ -13,7 +13,8 @@ import scipy.ndimage
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from seemore_jax.data.image_sets import ImagePair, ImageSet
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import ImageSet
 from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import read_image, to_rgb8
 from seemore_jax.evaluation.benchmark import BICUBIC, EvaluatedImage, Scores, Upscaler, evaluate_image
@@ -106,7 +107,7 @@ def evaluate_to_folder(
 def _crop(pair: ImagePair, scale: int, sr_path: Path, method: str) -> Crop:
     """Of an image whose SR version, perhaps another process's work, lies in the output folder."""
     sr = to_rgb8(read_image(sr_path))
-    return most_telling_crop(evaluate_image(pair, scale, lambda lr: sr), method)
+    return hardest_crop(evaluate_image(pair, scale, lambda lr: sr), method)
 
 
 def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
@@ -115,7 +116,8 @@ def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
 
 def _check_no_overwriting(sets: Sequence[ImageSet], output: Path) -> None:
     """Raises InputError if an SR image would take the place of an image that is read."""
-    sources = {file.resolve() for s in sets for pair in s.pairs for file in (pair.hr, pair.lr) if file}
+    files = [file for image_set in sets for pair in image_set.pairs for file in (pair.hr, pair.lr)]
+    sources = {file.resolve() for file in files if isinstance(file, Path)}
     for image_set in sets:
         for pair in image_set.pairs:
             target = _sr_path(output, image_set.name, pair.name)
@@ -167,7 +169,7 @@ def table(rows: dict[str, dict[str, Scores]]) -> str:
     return "\n".join(lines)
 
 
-def most_telling_crop(image: EvaluatedImage, method: str) -> Crop:
+def hardest_crop(image: EvaluatedImage, method: str) -> Crop:
     """The window where bicubic errs most: there methods differ visibly."""
     squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
     side = min(_CROP, *squared_error.shape)

@@ -17,13 +17,13 @@ import jax.export
 import jax.typing
 
 # What follows JAX's own data, so that damage shows: without a check, a changed byte is another network.
-SEAL = b"seemore-jax stablehlo sha256 "
+CHECKSUM_PREFIX = b"seemore-jax stablehlo sha256 "
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
-def sealed(program: bytes) -> bytes:
+def add_checksum(program: bytes) -> bytes:
     """The content of a file: the program, as `jax.export` serializes it, and its checksum."""
-    return program + SEAL + hashlib.sha256(program).digest()
+    return program + CHECKSUM_PREFIX + hashlib.sha256(program).digest()
 
 
 def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.typing.ArrayLike], jax.Array]:
@@ -37,8 +37,8 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.typing.ArrayLi
     """
     content = Path(path).read_bytes()
     body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
-    program = body.removesuffix(SEAL)
-    if not body.endswith(SEAL) or hashlib.sha256(program).digest() != digest:
+    program = body.removesuffix(CHECKSUM_PREFIX)
+    if not body.endswith(CHECKSUM_PREFIX) or hashlib.sha256(program).digest() != digest:
         raise ValueError(f"{path}: damaged, or not a file of seemore_jax export; export the network again")
     try:
         exported = jax.export.deserialize(bytearray(program))

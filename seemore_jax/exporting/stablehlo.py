@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from seemore_jax.exporting.load_stablehlo import sealed
+from seemore_jax.exporting.load_stablehlo import add_checksum
 from seemore_jax.network import SeemoRe
 from seemore_jax.network.depthwise import depthwise_conv_by_platform, depthwise_conv_general_dilated
 
@@ -33,7 +33,7 @@ def to_stablehlo(model: SeemoRe) -> bytes:
         exported = jax.export.export(jax.jit(_for_any_size(model)), platforms=PLATFORMS)(
             jax.ShapeDtypeStruct(shape, jnp.float32)
         )
-    return sealed(bytes(exported.serialize()))
+    return add_checksum(bytes(exported.serialize()))
 
 
 def _for_any_size(model: SeemoRe):  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from seemore_jax.porting.errors import WeightsError
 from seemore_jax.system.errors import InputError
 
 # No parameter's shape depends on these.
-UNREADABLE = ("use_shuffle", "recursive", "topk", "img_range")
+NOT_IN_SHAPES = ("use_shuffle", "recursive", "topk", "img_range")
 
 _RME = "body.0.local_block.block"
 _SME = "body.0.global_block.block"
@@ -47,7 +47,7 @@ def read_hyperparameters(
     values: dict[str, Any] = dict(read)
     origin = dict.fromkeys(read, "shapes")
     known_variant = _matching_variant(read)
-    for field in UNREADABLE:
+    for field in NOT_IN_SHAPES:
         if field in overrides:
             values[field], origin[field] = overrides[field], "argument"
         elif field in stored:
@@ -55,7 +55,7 @@ def read_hyperparameters(
         elif known_variant is not None:
             values[field] = getattr(known_variant, field)
             origin[field] = f"assumed: as in SeemoRe-{known_variant.variant_name}"
-    missing = [field for field in UNREADABLE if field not in values]
+    missing = [field for field in NOT_IN_SHAPES if field not in values]
     if missing:
         raise WeightsError(
             f"{source}: none of the nine published configurations, and the file does not tell all of it; "

@@ -45,11 +45,11 @@ _PARAMETER_ENTRIES = ("params_ema", "params")
 
 Tensors = dict[str, np.ndarray]
 # What a reader found: the entry that was read, its content (unchecked), and the stored configuration.
-Found = tuple[str, dict[Any, Any], dict[str, Any]]
+FileContent = tuple[str, dict[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class StoredWeights:
     """Parameters as found in a file, before they become a model.
 
     Attributes:
@@ -93,7 +93,7 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
     return read_weights(source, **overrides).to_model()
 
 
-def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
+def read_weights(source: str | os.PathLike[str], **overrides: Any) -> StoredWeights:
     """What `load` reads, with where it came from; same arguments and errors."""
     unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(SeemoReConfig)})
     if unknown:
@@ -102,7 +102,7 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> Weights:
     entry, content, stored = _reader(path)(path)
     tensors = _checked_tensors(content, path)
     hyperparameters = read_hyperparameters(tensors, stored, overrides, str(path))
-    return Weights(path, entry, tensors, hyperparameters)
+    return StoredWeights(path, entry, tensors, hyperparameters)
 
 
 def save(model: SeemoRe, path: str | os.PathLike[str], *, license: str = "unknown") -> None:
@@ -168,7 +168,7 @@ def _suggestion(path: Path) -> str:
     return f"; did you mean {' or '.join(str(path.parent / name) for name in similar[:3])}?" if similar else ""
 
 
-def _reader(path: Path) -> Callable[[Path], Found]:
+def _reader(path: Path) -> Callable[[Path], FileContent]:
     if path.is_dir():
         return _read_directory
     if path.suffix.lower() in _TORCH_SUFFIXES:
@@ -192,7 +192,7 @@ def _unknown_suffix(path: Path) -> WeightsError:
     return WeightsError(f"{path}: unknown format {path.suffix!r}; use .pth, .pt, .safetensors or a directory")
 
 
-def _read_torch(path: Path) -> Found:
+def _read_torch(path: Path) -> FileContent:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of parameters")
@@ -202,7 +202,7 @@ def _read_torch(path: Path) -> Found:
     return entry or "the file itself", tensors, _stored_config(stored, path)
 
 
-def _read_safetensors(path: Path) -> Found:
+def _read_safetensors(path: Path) -> FileContent:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -215,7 +215,7 @@ def _read_safetensors(path: Path) -> Found:
     return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
 
 
-def _read_directory(path: Path) -> Found:
+def _read_directory(path: Path) -> FileContent:
     weights, config = path / "model.safetensors", path / "config.json"
     if not weights.exists():
         raise WeightsError(f"{path}: no model.safetensors in this directory")

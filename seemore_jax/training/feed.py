@@ -13,8 +13,10 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from seemore_jax.data.device_tiles import TilePlan, cut_patches, place_tiles, plan_tiles, training_draws
-from seemore_jax.data.pipeline import TfdsSource, open_dataset, training_batches
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import TilePlan, place_tiles, plan_tiles
+from seemore_jax.data.pipeline import training_batches
+from seemore_jax.data.stored_pairs import TfdsSource, open_dataset
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.step import SPLIT, Fetch, as_they_are, to_devices
 

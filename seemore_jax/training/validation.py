@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, UInt8
 
-from seemore_jax.data.image_sets import ImagePair, ImageSet
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import ImageSet
 from seemore_jax.evaluation.benchmark import Scores
 from seemore_jax.inference.runner import upscale_batch
 from seemore_jax.network import SeemoRe

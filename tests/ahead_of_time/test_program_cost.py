@@ -2,7 +2,8 @@
 
 import pytest
 
-from seemore_jax.ahead_of_time.program_cost import parse_shape, program_cost
+from seemore_jax.ahead_of_time.hlo import parse_shape
+from seemore_jax.ahead_of_time.program_cost import program_cost
 
 _KERNEL = 'kernel, custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/gate/pallas_call"}'
 

@@ -10,8 +10,15 @@ import pytest
 from configs.release import recipe
 from seemore_jax.ahead_of_time import report as module
 from seemore_jax.ahead_of_time.program_cost import Collective
-from seemore_jax.ahead_of_time.report import Report, extrapolated, formatted, occupied, split_batch, to_json
-from seemore_jax.ahead_of_time.roofline import Roofline, scaled
+from seemore_jax.ahead_of_time.report import (
+    Report,
+    extrapolate_largest_batch,
+    format_table,
+    occupied_bytes,
+    split_batch,
+    to_json,
+)
+from seemore_jax.ahead_of_time.roofline import Roofline, predict_scaling
 from seemore_jax.command_line import main
 from seemore_jax.system.errors import InputError
 from seemore_jax.training.experiment import Experiment, read_experiment
@@ -38,18 +45,18 @@ def report(memory: dict[str, int] = MEMORY, kernel_cycles: int | None = 33_000_0
         largest_batch=480,
         largest_batch_from="estimate",
         roofline=Roofline(0.001, 0.030, 0.0026, 0.00002),
-        scaling=tuple(scaled(0.030, 929_792, "v5e")),
+        scaling=tuple(predict_scaling(0.030, 929_792, "v5e")),
     )
 
 
 def test_results_in_place_of_arguments_take_no_memory() -> None:
-    assert occupied(MEMORY) == 16_000_000 + 10**9 + 50_000_000
-    assert occupied({**MEMORY, "aliased": 0}) == 16_000_000 + 9_000_000 + 10**9 + 50_000_000
+    assert occupied_bytes(MEMORY) == 16_000_000 + 10**9 + 50_000_000
+    assert occupied_bytes({**MEMORY, "aliased": 0}) == 16_000_000 + 9_000_000 + 10**9 + 50_000_000
 
 
 def test_the_table_has_a_column_for_each_report_and_says_what_it_assumes() -> None:
     large = report({**MEMORY, "temporaries": 17 * 10**9}, kernel_cycles=None)
-    lines = formatted("T ×4", 927_216, [report(), large]).splitlines()
+    lines = format_table("T ×4", 927_216, [report(), large]).splitlines()
     assert lines[2] == "| per chip | v5e:2x4 | v5e:2x4 |"
     for row in (
         "| … together, of what the chip has | 1.066 GB of 16.000 GB | 17.066 GB of 16.000 GB |",
@@ -63,7 +70,7 @@ def test_the_table_has_a_column_for_each_report_and_says_what_it_assumes() -> No
     text = "\n".join(lines)
     assert "Nothing was measured on a TPU." in text
     assert "left out" in text
-    assert "left out" not in formatted("T ×4", 927_216, [report()])
+    assert "left out" not in format_table("T ×4", 927_216, [report()])
     assert lines.count("| v5e:2x4 | 8 | 256 | 0.029 ms | 99.9% | 8,525 |") == 1
 
 
@@ -91,9 +98,9 @@ def test_the_largest_batch_is_extrapolated_as_it_says() -> None:
         sizes = {"arguments": 5 * 10**7 * images, "temporaries": 10**9 + 2 * 10**8 * images}
         return sizes | {"results": 0, "aliased": 0, "code": 0}
 
-    largest, origin = extrapolated(memory(16), 16, memory(8), 8, 16 * 10**9)
+    largest, origin = extrapolate_largest_batch(memory(16), 16, memory(8), 8, 16 * 10**9)
     assert (largest, "line through 8 and 16" in origin) == (60, True)
-    largest, origin = extrapolated(memory(16), 16, None, None, 16 * 10**9)
+    largest, origin = extrapolate_largest_batch(memory(16), 16, None, None, 16 * 10**9)
     assert (largest, "estimate" in origin) == (int(16e9 / (5e9 / 16)), True)
 
 

@@ -8,8 +8,8 @@ from seemore_jax.ahead_of_time.roofline import (
     all_reduce_over_pods,
     all_reduce_seconds,
     largest_batch,
+    predict_scaling,
     roofline,
-    scaled,
 )
 from seemore_jax.ahead_of_time.topologies import CHIPS, Topology
 
@@ -55,7 +55,7 @@ def test_pods_exchange_what_each_chip_has_reduced() -> None:
 
 @pytest.mark.parametrize("kind", sorted(CHIPS))
 def test_scaling_ends_at_4096_chips_and_efficiency_falls(kind: str) -> None:
-    rows = scaled(0.03, PAYLOAD, kind)
+    rows = predict_scaling(0.03, PAYLOAD, kind)
     assert [row.chips for row in rows] == [8, 256, 4096]
     for row in rows:
         assert row.efficiency == pytest.approx(0.03 / (0.03 + row.network))

@@ -13,8 +13,10 @@ import pytest
 
 from seemore_jax import InputError
 from seemore_jax.data import device_tiles
-from seemore_jax.data.device_tiles import TilePlan, cut_patches, place_tiles, plan_tiles, training_draws
-from seemore_jax.data.pipeline import Batch, Example
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import TilePlan, place_tiles, plan_tiles
+from seemore_jax.data.pipeline import Batch
+from seemore_jax.data.stored_pairs import StoredPair
 from seemore_jax.training.step import make_mesh
 from tests.data.test_pipeline import SCALE, Images, assert_same, batches
 
@@ -61,8 +63,8 @@ def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_damaged_tile_is_refused() -> None:
     class Damaged(Images):
-        def __getitem__(self, index: int) -> Example:
-            return Example(lr=b"x", hr=b"x") if index == 3 else super().__getitem__(index)
+        def __getitem__(self, index: int) -> StoredPair:
+            return StoredPair(lr=b"x", hr=b"x") if index == 3 else super().__getitem__(index)
 
     with pytest.raises(InputError, match="damaged"):
         plan_tiles(Damaged(7), make_mesh(), scale=SCALE, patch_size=PATCH)
@@ -80,7 +82,8 @@ _SPLIT = """
 import itertools
 import jax, numpy as np
 from seemore_jax.data import device_tiles
-from seemore_jax.data.device_tiles import cut_patches, place_tiles, plan_tiles, training_draws
+from seemore_jax.data.device_patches import cut_patches, training_draws
+from seemore_jax.data.device_tiles import place_tiles, plan_tiles
 from seemore_jax.training.step import SPLIT, make_mesh, to_devices
 from tests.data.test_pipeline import Constants
 

@@ -18,7 +18,7 @@ def test_reproduces_the_published_lr_files_of_set5_bit_for_bit(benchmark_data: P
     (set5,) = find_image_sets([benchmark_data / "Set5"], scale)
     assert len(set5.pairs) == 5
     for pair in set5.pairs:
-        assert pair.lr is not None
+        assert isinstance(pair.lr, Path)
         lr, hr = pair.read(scale)
         np.testing.assert_array_equal(lr, read_image(pair.lr))
         np.testing.assert_array_equal(imresize(hr, 1 / scale), lr)

@@ -21,9 +21,11 @@ from PIL import Image
 
 from seemore_jax import InputError
 from seemore_jax.data import write_image
-from seemore_jax.data.pipeline import Batch, Example, RandomPatch, TfdsSource, crop, open_dataset, orient
+from seemore_jax.data.patches import RandomPatch, crop, orient
+from seemore_jax.data.pipeline import Batch
 from seemore_jax.data.pipeline import training_batches as _training_batches
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import StoredPair, TfdsSource, open_dataset
 
 SCALE = 3
 RNG = np.random.default_rng(0)
@@ -47,9 +49,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.lr)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> StoredPair:
         lr = self.lr[index]
-        return Example(lr=png(lr), hr=png(enlarged(lr)))
+        return StoredPair(lr=png(lr), hr=png(enlarged(lr)))
 
 
 def batches(
@@ -136,7 +138,7 @@ def test_each_epoch_has_every_image_once_in_another_order() -> None:
 
 def test_all_orientations_and_places_occur_equally_often() -> None:
     lr = np.arange(3 * 3 * 3, dtype=np.uint8).reshape(3, 3, 3)
-    example = Example(lr=png(lr), hr=png(enlarged(lr)))
+    example = StoredPair(lr=png(lr), hr=png(enlarged(lr)))
     transform = RandomPatch(SCALE, 2)
     corners: dict[bytes, int] = {}
     for number in range(3200):
@@ -181,7 +183,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 @pytest.mark.parametrize("encode", [png, jpeg])
 def test_grey_and_other_formats_become_rgb(encode: Callable[[np.ndarray], bytes]) -> None:
-    example = Example(lr=encode(np.full((8, 8), 77, np.uint8)), hr=encode(np.full((24, 24), 77, np.uint8)))
+    example = StoredPair(lr=encode(np.full((8, 8), 77, np.uint8)), hr=encode(np.full((24, 24), 77, np.uint8)))
     lr, hr = RandomPatch(SCALE, 8).random_map(example, np.random.default_rng(0))
     assert lr.shape == (8, 8, 3)
     assert hr.shape == (24, 24, 3)
@@ -197,7 +199,7 @@ def test_grey_and_other_formats_become_rgb(encode: Callable[[np.ndarray], bytes]
     ],
 )
 def test_what_does_not_fit_is_refused(hr: bytes, complaint: str) -> None:
-    example = Example(lr=png(np.zeros((8, 8, 3), np.uint8)), hr=hr)
+    example = StoredPair(lr=png(np.zeros((8, 8, 3), np.uint8)), hr=hr)
     with pytest.raises(InputError, match=complaint) as raised:
         RandomPatch(SCALE, 8).random_map(example, np.random.default_rng(0))
     assert "\n" not in str(raised.value)

@@ -28,8 +28,8 @@ from seemore_jax.data.datasets import Div2k
 from seemore_jax.data.datasets.div2k import div2k
 from seemore_jax.data.datasets.pairs import TrainingPair
 from seemore_jax.data.images import to_rgb8
-from seemore_jax.data.pipeline import open_dataset
 from seemore_jax.data.preparation import prepare
+from seemore_jax.data.stored_pairs import open_dataset
 from seemore_jax.data.tiles import cut_tiles
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from seemore_jax.data import read_image, write_image
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.evaluation.benchmark import EvaluatedImage, Scores, bicubic_upscaler
 from seemore_jax.evaluation.metrics import psnr, ssim
-from seemore_jax.evaluation.report import comparison_figure, evaluate_to_folder, most_telling_crop, set_table, table
+from seemore_jax.evaluation.report import comparison_figure, evaluate_to_folder, hardest_crop, set_table, table
 
 RNG = np.random.default_rng(0)
 
@@ -90,7 +90,7 @@ def test_figure_names_its_columns_and_shows_where_bicubic_errs_most() -> None:
     bicubic = hr.copy()
     bicubic[230:260, 10:40] = 200
     image = EvaluatedImage("x", hr, bicubic, hr, Scores(40, 1), Scores(30, 1))
-    figure = comparison_figure([most_telling_crop(image, "T")] * 2)
+    figure = comparison_figure([hardest_crop(image, "T")] * 2)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["HR", "bicubic", "T", "", "", ""]
     shown = np.asarray(figure.axes[1].images[0].get_array())
@@ -102,7 +102,7 @@ def test_figure_names_its_columns_and_shows_where_bicubic_errs_most() -> None:
 @given(height=st.integers(1, 120), width=st.integers(1, 120), seed=st.integers(0, 9))
 def test_the_crop_lies_inside_images_of_any_size(height: int, width: int, seed: int) -> None:
     hr, bicubic = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    crop = most_telling_crop(EvaluatedImage("x", hr, bicubic, hr, Scores(1, 1), Scores(1, 1)), "T")
+    crop = hardest_crop(EvaluatedImage("x", hr, bicubic, hr, Scores(1, 1), Scores(1, 1)), "T")
     side = min(96, height, width)
     assert {version.shape for version in crop.versions.values()} == {(side, side, 3)}
 

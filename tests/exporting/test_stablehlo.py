@@ -75,6 +75,6 @@ def test_damaged_files_are_refused_in_words(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"network\.stablehlo: damaged, or not a file of seemore_jax export"):
             load_stablehlo.load_stablehlo(path)
-    path.write_bytes(load_stablehlo.sealed(b"of another version"))
+    path.write_bytes(load_stablehlo.add_checksum(b"of another version"))
     with pytest.raises(ValueError, match=f"JAX {jax.__version__} cannot read it"):
         load_stablehlo.load_stablehlo(path)

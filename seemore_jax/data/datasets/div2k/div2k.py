@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 import tensorflow_datasets as tfds
 
 from seemore_jax.data.datasets.paired_images import PairedImages
-from seemore_jax.data.datasets.pairs import TrainingPair, ZipMember
+from seemore_jax.data.datasets.pairs import TrainingPair
+from seemore_jax.data.image_pairs import ZipMember
 
 _ARCHIVES = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
 
