@@ -82,7 +82,7 @@ def _options() -> argparse.Namespace:
         "--placement",
         choices=("host", "device"),
         default="host",
-        help="where the images are: in host memory, with the time of copies, or in device memory (default: %(default)s)",
+        help="memory of the images: the host's, with the time of copies, or the device's (default: %(default)s)",
     )
     options.add_rounds(parser, default=9)
     options.add_output(parser)

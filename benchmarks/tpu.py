@@ -189,18 +189,18 @@ def _trace_plain_part(setting: Setting, part: str) -> Traced:
 def _trace_fused_part(setting: Setting, part: str) -> Traced:
     config = setting.config
     graph, parameters = nnx.split(ResidualGroup(config, rngs=Abstract()))
-    image = MapShape.of(PATCH, PATCH, config)
+    shape = MapShape.of(PATCH, PATCH, config)
 
     def fused(parameters: Any, x: Any) -> Any:
-        weights = tpu.group_weights(nnx.merge(graph, parameters), image, config)
+        weights = tpu.group_weights(nnx.merge(graph, parameters), shape, config)
         return {
-            "feed_forward": lambda: tpu.apply_feed_forward(weights.feed_forwards[1], x, image),
-            "enhancement": lambda: tpu.apply_enhancement(weights.enhancement, x, image, config),
-            "mixture": lambda: tpu.apply_mixture(weights, x, image, config)[0],
-            "group": lambda: tpu.apply_group(weights, x, image, config)[0],
+            "feed_forward": lambda: tpu.apply_feed_forward(weights.feed_forwards[1], x, shape),
+            "enhancement": lambda: tpu.apply_enhancement(weights.enhancement, x, shape, config),
+            "mixture": lambda: tpu.apply_mixture(weights, x, shape, config)[0],
+            "group": lambda: tpu.apply_group(weights, x, shape, config)[0],
         }[part]()
 
-    maps = jax.ShapeDtypeStruct((setting.batch, image.rows, image.lanes), jnp.bfloat16)
+    maps = jax.ShapeDtypeStruct((setting.batch, shape.rows, shape.lanes), jnp.bfloat16)
     return _trace_block(setting, fused, parameters, maps)
 
 
