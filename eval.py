@@ -1,6 +1,6 @@
 """Evaluates weights, or bicubic, on benchmark sets.
 
-python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR [--tta]
+python eval.py --config=configs/seemore_t_x4.py --weights=FILE --data=DIR[,DIR...] --output=DIR
 
 Images are spread over all devices; of several processes, all get the same arguments, and how to join as in train.py.
 """
@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from seemore_jax.command_line.scripts import process_flags, run_script
+from seemore_jax.data.degradation import FixedDegradation
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.report import evaluate_to_folder, set_table
@@ -35,6 +36,9 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder for the SR images, results.json and comparison.png.", required=True
 )
 _TTA = flags.DEFINE_boolean("tta", False, "Average over eight flips and transposes (self-ensemble).")
+_DEGRADATION = flags.DEFINE_string(
+    "degradation", "bicubic", "Of the LR images: bicubic, or jpeg:QUALITY, which stores them as JPEG (4:2:0) first."
+)
 _join_processes = process_flags()
 flags.mark_flag_as_required("config")
 
@@ -49,7 +53,8 @@ def main() -> None:
 
 def _evaluate(config: ConfigDict) -> None:
     expected = network_of(config)  # raises for a wrong scale or variant before anything else
-    sets = find_image_sets(_DATA.value, config.scale)
+    degradation = FixedDegradation.of(_DEGRADATION.value)
+    sets = [image_set.degraded(degradation) for image_set in find_image_sets(_DATA.value, config.scale)]
     method, upscaler = _upscaler(expected, config.variant)
     results = evaluate_to_folder(sets, config.scale, upscaler, method, _WEIGHTS.value, Path(_OUTPUT.value))
     if jax.process_index() > 0:

@@ -31,6 +31,11 @@ def recipe(variant: str, scale: int) -> ConfigDict:
     config.validation = ()
     config.patch_size = 64  # LR pixels
     config.batch_size = 32  # over all devices of all hosts
+    config.degradation = "bicubic"  # or jpeg: LR patches are also stored as JPEG, with random settings
+    config.jpeg_quality = (30, 95)  # lowest and highest quality of libjpeg
+    config.jpeg_subsampling = ("4:2:0", "4:2:2", "4:4:4")
+    config.jpeg_clean_share = 0.1  # of the patches, which are not compressed
+    config.validation_degradation = "bicubic"  # or jpeg:QUALITY, such as jpeg:50
     config.num_workers = 4  # processes that decode, on each host
     config.data_on_device = False  # True: decode all tiles once onto the devices, if half their memory suffices
 

@@ -27,7 +27,7 @@ class JpegDegradation:
       InputError: a value is out of its range.
     """
 
-    qualities: tuple[int, int]
+    qualities: tuple[int, ...]
     subsamplings: tuple[str, ...]
     clean_share: float
 
@@ -90,3 +90,7 @@ class FixedDegradation:
           lr: RGB.
         """
         return lr if self.quality is None else compress(lr, self.quality)
+
+
+# The degradation that leaves LR images as they are.
+UNCHANGED = FixedDegradation()

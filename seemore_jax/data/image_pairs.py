@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
+from seemore_jax.data.degradation import UNCHANGED, FixedDegradation
 from seemore_jax.data.images import ImageError, read_image, to_rgb8
 from seemore_jax.data.imresize import imresize
 from seemore_jax.system.errors import InputError, one_line
@@ -56,11 +57,13 @@ class ImagePair:
       name: the name of the image, unique in its set.
       hr: the HR image.
       lr: the LR image. If it is None, LR is MATLAB's bicubic reduction of HR.
+      degradation: what `read` does to LR.
     """
 
     name: str
     hr: Path | ZipMember
     lr: Path | ZipMember | None
+    degradation: FixedDegradation = dataclasses.field(default=UNCHANGED, kw_only=True)
 
     # How many pixels a side of HR may have beyond `scale` times the side of LR; None stands for scale − 1. Benchmark
     # sets need this, because the sides of some of their HR images are not multiples of the scale.
@@ -83,7 +86,7 @@ class ImagePair:
         # `read_lr` has checked that HR has the size of LR, apart from a remainder smaller than the scale.
         height, width = (side // scale * scale for side in hr.shape[:2])
         hr = hr[:height, :width]
-        return imresize(hr, 1 / scale) if lr is None else lr, hr
+        return self.degradation.apply(imresize(hr, 1 / scale) if lr is None else lr), hr
 
     def read_hr(self) -> UInt8[np.ndarray, "sh sw 3"]:
         """Reads the HR image as RGB.

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from seemore_jax.data.degradation import FixedDegradation
 from seemore_jax.data.image_pairs import ImagePair
 from seemore_jax.data.images import SUFFIXES
 from seemore_jax.system.errors import InputError
@@ -22,6 +23,15 @@ class ImageSet:
 
     name: str
     pairs: tuple[ImagePair, ...]
+
+    def degraded(self, degradation: FixedDegradation) -> "ImageSet":
+        """Returns the set with a degradation of its LR images.
+
+        Args:
+          degradation: what happens to each LR image when it is read.
+        """
+        pairs = (dataclasses.replace(pair, degradation=degradation) for pair in self.pairs)
+        return ImageSet(self.name, tuple(pairs))
 
 
 def find_image_sets(paths: Iterable[str | os.PathLike[str]], scale: int) -> list[ImageSet]:

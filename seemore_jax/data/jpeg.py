@@ -136,11 +136,11 @@ def _chroma_branch(shape: tuple[int, ...], columns: int, rows: int) -> jax.tree_
 def _through_subsampling(shape: tuple[int, int], columns: int, rows: int, channel: Array, table: Array) -> Array:
     """Encodes and decodes a chroma channel of which `columns` × `rows` pixels share a value."""
     height, width = shape
-    small = _averaged(_padded(channel, (rows, columns)), rows, columns)
-    small = _through_blocks(small, table)
+    # As libjpeg: columns are repeated up to whole blocks before they are averaged, rows afterwards.
+    small = _averaged(_padded(channel, (rows, _BLOCK * columns)), rows, columns)
+    small = _through_blocks(small, table)[: -(-height // rows), : -(-width // columns)]
     if rows == 2:
-        # libjpeg rounds once for both directions, except along the width alone.
-        small = _interpolated(small, axis=0, rounds=False)
+        small = _interpolated(small, axis=0, rounds=False)  # rounded once, for both directions
     if columns == 2:
         small = _interpolated(small, axis=1, rounds=True)
     return small[:height, :width]

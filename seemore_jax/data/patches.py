@@ -7,6 +7,8 @@ import grain
 import numpy as np
 from jaxtyping import UInt8
 
+from seemore_jax.data.degradation import CLEAN, JpegDegradation
+from seemore_jax.data.jpeg import compress
 from seemore_jax.data.stored_pairs import StoredPair, decode_pair
 
 
@@ -87,10 +89,12 @@ class RandomPatch(grain.transforms.RandomMap):
     Attributes:
       scale: the factor between the sides of HR and of LR.
       patch_size: the side of an LR patch in pixels.
+      degradation: the JPEG compression of LR patches; None leaves them as they are.
     """
 
     scale: int
     patch_size: int
+    degradation: JpegDegradation | None = None
 
     def random_map(self, element: StoredPair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Decodes a pair and cuts the patches.
@@ -110,4 +114,9 @@ class RandomPatch(grain.transforms.RandomMap):
         lr = crop(lr, position.top, position.left, self.patch_size)
         hr = crop(hr, position.top * self.scale, position.left * self.scale, self.patch_size * self.scale)
         orientation = position.flip_x, position.flip_y, position.transpose
-        return orient(lr, *orientation), orient(hr, *orientation)
+        lr, hr = orient(lr, *orientation), orient(hr, *orientation)
+        if self.degradation:
+            quality, subsampling = self.degradation.draw(rng)
+            if quality != CLEAN:
+                lr = compress(np.ascontiguousarray(lr), quality, subsampling)
+        return lr, hr

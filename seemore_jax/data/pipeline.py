@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
+from seemore_jax.data.degradation import JpegDegradation
 from seemore_jax.data.patches import RandomPatch
 from seemore_jax.data.stored_pairs import PairSource
 from seemore_jax.system.errors import InputError
@@ -49,6 +50,7 @@ def training_batches(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
+    degradation: JpegDegradation | None = None,
 ) -> Generator[Batch, None, None]:
     """Yields batches of random patches without end.
 
@@ -65,6 +67,7 @@ def training_batches(
       process_index: the number of this process, which gets the samples i with i mod process_count = process_index.
       process_count: the number of processes.
       num_workers: the number of worker processes that decode; 0 decodes in threads of this process.
+      degradation: the JPEG compression of LR patches; None leaves them as they are.
 
     Yields:
       The share of this process in each batch.
@@ -75,7 +78,7 @@ def training_batches(
     """
     samples = sample_batches(
         source,
-        RandomPatch(scale, patch_size),
+        RandomPatch(scale, patch_size, degradation),
         seed=seed,
         batch_size=batch_size,
         first_step=first_step,

@@ -5,11 +5,12 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from seemore_jax.data.degradation import DEGRADATIONS, FixedDegradation, JpegDegradation
 from seemore_jax.network import SeemoReConfig
 from seemore_jax.system.errors import InputError
 
@@ -28,6 +29,11 @@ class Experiment:
       validation: folders of images to validate on, as `eval.py --data` takes them; may be empty.
       patch_size: side of an LR patch, in pixels.
       batch_size: patches of a step, over all devices of all processes.
+      degradation: "bicubic" leaves LR patches as they are; "jpeg" compresses them, as the next three fields say.
+      jpeg_quality: lowest and highest quality of libjpeg.
+      jpeg_subsampling: names of the chroma subsamplings, such as "4:2:0".
+      jpeg_clean_share: share of the patches that are not compressed, in [0, 1].
+      validation_degradation: degradation of the validation's LR images: "bicubic" or "jpeg:QUALITY".
       num_workers: worker processes that decode images, on each host; 0 means threads.
       data_on_device: whether all tiles are decoded once onto the devices.
       num_steps: length of the run, in steps.
@@ -73,6 +79,11 @@ class Experiment:
     checkpoint_every: int
     validate_every: int
     keep_checkpoints: int
+    degradation: str = "bicubic"
+    jpeg_quality: tuple[int, ...] = (30, 95)
+    jpeg_subsampling: tuple[str, ...] = ("4:2:0", "4:2:2", "4:4:4")
+    jpeg_clean_share: float = 0.1
+    validation_degradation: str = "bicubic"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +97,9 @@ class Experiment:
         self._require(self.learning_rate > 0, "learning_rate", "positive")
         self._require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1); 0 is off")
         self._require(self.warmup_steps < self.num_steps, "warmup_steps", f"below num_steps={self.num_steps}")
+        self._require(self.degradation in DEGRADATIONS, "degradation", f"one of {', '.join(DEGRADATIONS)}")
+        self.patch_degradation  # noqa: B018 (raises for wrong settings)
+        FixedDegradation.of(self.validation_degradation)
         self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
 
     @classmethod
@@ -97,7 +111,9 @@ class Experiment:
         """
         types = get_type_hints(cls)
         names = [field.name for field in dataclasses.fields(cls) if field.name not in ("network", "settings")]
-        values = {name: _parsed(config, name, types[name]) for name in names}
+        # Configurations of older versions lack the newest fields, which have defaults.
+        optional = {f.name for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+        values = {name: _parsed(config, name, types[name]) for name in names if name in config or name not in optional}
         return cls(network=network_of(config), settings=json.loads(config.to_json_best_effort()), **values)
 
     @property
@@ -109,6 +125,12 @@ class Experiment:
     def has_average(self) -> bool:
         """Whether the run keeps a moving average of the parameters."""
         return self.ema_decay > 0
+
+    @property
+    def patch_degradation(self) -> JpegDegradation | None:
+        """The degradation of LR patches in training; None if they stay as they are."""
+        degradation = JpegDegradation(self.jpeg_quality, self.jpeg_subsampling, self.jpeg_clean_share)
+        return degradation if self.degradation == "jpeg" else None
 
     def check_devices(self, count: int) -> None:
         """Raises InputError if the batch cannot be split evenly over that many devices."""
@@ -199,8 +221,9 @@ def _parsed(config: ConfigDict, name: str, expected: Any) -> Any:
     if name not in config:
         raise InputError(f"config: {name} is missing")
     value = config[name]
-    if expected == tuple[str, ...]:
-        if not isinstance(value, str) and all(isinstance(each, str) for each in value):
+    if get_origin(expected) is tuple:
+        kind = get_args(expected)[0]
+        if isinstance(value, list | tuple) and all(isinstance(each, kind) for each in value):
             return tuple(value)
     elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -211,7 +234,7 @@ def _parsed(config: ConfigDict, name: str, expected: Any) -> Any:
 
 def _described(expected: Any) -> str:
     names = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
-    return names.get(expected, "a tuple of strings")
+    return names.get(expected, f"a tuple of {'strings' if get_args(expected)[:1] == (str,) else 'integers'}")
 
 
 def configuration_error(error: Exception) -> str:

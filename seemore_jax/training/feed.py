@@ -78,6 +78,7 @@ class HostFeed:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             num_workers=self._experiment.num_workers,
+            degradation=self._experiment.patch_degradation,
         )
         return ((to_devices(self._mesh, batch.lr), to_devices(self._mesh, batch.hr)) for batch in batches)
 
@@ -106,5 +107,6 @@ class DeviceFeed:
             batch_size=self._experiment.batch_size,
             seed=self._experiment.seed,
             first_step=first_step,
+            degradation=self._experiment.patch_degradation,
         )
         return ((tiles, to_devices(self._mesh, rows)) for rows in draws)

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from seemore_jax.data.degradation import FixedDegradation
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.data.preparation import prepare
 from seemore_jax.network import SeemoRe
@@ -61,7 +62,8 @@ def train(experiment: Experiment, workdir: AnyPath, heartbeat: Heartbeat | None 
     """
     mesh = make_mesh()
     experiment.check_devices(mesh.size)
-    validation_sets = find_image_sets(experiment.validation, experiment.scale)
+    degradation = FixedDegradation.of(experiment.validation_degradation)
+    validation_sets = [one.degraded(degradation) for one in find_image_sets(experiment.validation, experiment.scale)]
     _prepare_dataset(experiment)
     feed = open_feed(experiment, mesh)
     if jax.process_index() == 0:

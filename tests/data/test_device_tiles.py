@@ -13,21 +13,22 @@ import pytest
 
 from seemore_jax import InputError
 from seemore_jax.data import device_tiles
+from seemore_jax.data.degradation import JpegDegradation
 from seemore_jax.data.device_patches import cut_patches, training_draws
 from seemore_jax.data.device_tiles import TilePlan, place_tiles, plan_tiles
 from seemore_jax.data.pipeline import Batch
 from seemore_jax.data.stored_pairs import StoredPair
 from seemore_jax.training.step import make_mesh
-from tests.data.test_pipeline import SCALE, Images, assert_same, batches
+from tests.data.test_pipeline import JPEG, SCALE, Images, assert_same, batches
 
 PATCH = 8
 
 
-def device_batches(count: int, first_step: int = 0) -> list[Batch]:
+def device_batches(count: int, first_step: int = 0, degradation: JpegDegradation | None = None) -> list[Batch]:
     source, mesh = Images(7), make_mesh()
     plan = plan_tiles(source, mesh, scale=SCALE, patch_size=PATCH)
     tiles = place_tiles(source, plan, mesh)
-    draws = training_draws(plan, mesh, batch_size=4, seed=5, first_step=first_step)
+    draws = training_draws(plan, mesh, batch_size=4, seed=5, first_step=first_step, degradation=degradation)
     cut = jax.jit(cut_patches, static_argnames=("scale", "patch_size"))
     taken = [cut(tiles, jnp.asarray(rows), scale=SCALE, patch_size=PATCH) for rows in itertools.islice(draws, count)]
     draws.close()
@@ -38,6 +39,15 @@ def device_batches(count: int, first_step: int = 0) -> list[Batch]:
 def test_batches_are_those_of_the_host_pipeline(first_step: int) -> None:
     """Tiles of all sizes, some smaller than a patch, over several epochs."""
     assert_same(device_batches(12, first_step), batches(12, first_step))
+
+
+def test_degraded_batches_are_nearly_those_of_the_host_pipeline() -> None:
+    """libjpeg computes in fixed point: in noise, more coefficients round to another step than in photographs."""
+    mine, expected = device_batches(12, degradation=JPEG), batches(12, degradation=JPEG)
+    for one, other in zip(mine, expected, strict=True):
+        np.testing.assert_array_equal(one.hr, other.hr)
+    difference = np.abs(np.stack([one.lr for one in mine]).astype(int) - np.stack([other.lr for other in expected]))
+    assert np.mean(difference <= 2) >= 0.98
 
 
 def test_many_tiles_are_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

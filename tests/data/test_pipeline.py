@@ -21,6 +21,7 @@ from PIL import Image
 
 from seemore_jax import InputError
 from seemore_jax.data import write_image
+from seemore_jax.data.degradation import JpegDegradation
 from seemore_jax.data.patches import RandomPatch, crop, orient
 from seemore_jax.data.pipeline import Batch
 from seemore_jax.data.pipeline import training_batches as _training_batches
@@ -63,6 +64,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     num_workers: int = 0,
+    degradation: JpegDegradation | None = None,
 ) -> list[Batch]:
     iterator = _training_batches(
         source or Images(7),  # does not go into the batches: they cross the ends of epochs
@@ -74,6 +76,7 @@ def batches(
         process_index=process_index,
         process_count=process_count,
         num_workers=num_workers,
+        degradation=degradation,
     )
     taken = list(itertools.islice(iterator, count))
     iterator.close()
@@ -93,6 +96,19 @@ def test_lr_and_hr_show_the_same() -> None:
         assert batch.lr.dtype == batch.hr.dtype == np.uint8
         for lr, hr in zip(batch.lr, batch.hr, strict=True):
             np.testing.assert_array_equal(hr, enlarged(lr))
+
+
+JPEG = JpegDegradation((30, 60), ("4:2:0", "4:4:4"), 0.25)
+
+
+def test_a_degraded_sample_is_a_pure_function_of_its_number_too() -> None:
+    whole = batches(6, degradation=JPEG)
+    assert_same(whole[3:], batches(3, first_step=3, degradation=JPEG))
+    assert_same([whole[0]], batches(1, degradation=JPEG, num_workers=1))
+    clean = batches(6)
+    np.testing.assert_array_equal([batch.hr for batch in whole], [batch.hr for batch in clean])
+    changed = np.stack([batch.lr for batch in whole]) != np.stack([batch.lr for batch in clean])
+    assert 0.5 < np.mean(changed.any(axis=(2, 3, 4))) < 1, "a share of the patches stays clean"
 
 
 @pytest.mark.parametrize("first_step", [1, 2, 7, 100])

@@ -1,10 +1,12 @@
 """If these fail, an experiment from the command line trains another network than it says, or cannot be started."""
 
 import pytest
+from ml_collections import ConfigDict
 
+from configs.release import recipe
 from seemore_jax import InputError, SeemoReConfig
 from seemore_jax.network.config import stored_fields
-from seemore_jax.training.experiment import read_experiment
+from seemore_jax.training.experiment import Experiment, read_experiment
 
 # Of ml_collections.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -53,3 +55,28 @@ def test_a_wrong_field_is_named_with_those_that_exist(argument: str, complaint: 
 def test_an_error_in_a_configuration_file_is_its_own_line() -> None:
     with pytest.raises(InputError, match=r"ablations.py:none: give one of the ablations after a colon.*topk_2"):
         read_experiment("configs/ablations.py:none")
+
+
+def test_a_configuration_of_an_older_version_takes_the_defaults() -> None:
+    config = recipe("T", 4)
+    for field in ("degradation", "jpeg_quality", "jpeg_subsampling", "jpeg_clean_share", "validation_degradation"):
+        del config[field]
+    assert Experiment.of(config) == Experiment.of(recipe("T", 4))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("degradation", "blur", "degradation must be one of bicubic, jpeg"),
+        ("jpeg_quality", (0, 95), "jpeg_quality must be"),
+        ("jpeg_subsampling", ("4:1:1",), "jpeg_subsampling must be"),
+        ("jpeg_quality", ("a", "b"), "jpeg_quality must be a tuple of integers"),
+        ("validation_degradation", "jpeg:0", "jpeg:QUALITY"),
+        ("batch_size", "many", "batch_size must be an integer"),
+        ("learning_rate", None, "learning_rate must be a number"),
+    ],
+)
+def test_a_wrong_value_is_named(field: str, value: object, complaint: str) -> None:
+    fields = recipe("T", 4).to_dict()
+    with pytest.raises(InputError, match=complaint):
+        Experiment.of(ConfigDict({**fields, field: value}))
