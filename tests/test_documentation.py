@@ -86,6 +86,19 @@ def test_the_reference_has_each_public_name() -> None:
         assert re.search(rf":: {name}$|`sj\.{name}`", text, re.MULTILINE), name
 
 
+def test_the_reference_has_each_module() -> None:
+    """Those that only commands use are left out."""
+    reference = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    left_out = re.compile(r"__\w+__|version|web|command_line\..*|evaluation\.demo")
+    modules = [
+        ".".join(path.relative_to(ROOT / "seemore_jax").with_suffix("").parts)
+        for path in sorted((ROOT / "seemore_jax").rglob("*.py"))
+        if path.name != "__init__.py"
+    ]
+    expected = [name for name in modules if not left_out.fullmatch(name)]
+    assert [name for name in expected if f"automodule:: seemore_jax.{name}\n" not in reference] == []
+
+
 @pytest.mark.thorough
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     options = ("--quiet", "--nitpicky", "--fail-on-warning", "--keep-going", "-d", tmp_path / "doctrees")
