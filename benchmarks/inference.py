@@ -82,7 +82,7 @@ def _options() -> argparse.Namespace:
         "--placement",
         choices=("host", "device"),
         default="host",
-        help="memory of the images: the host's, with the time of copies, or the device's (default: %(default)s)",
+        help="where the images are: in host memory, copies included, or in device memory (default: %(default)s)",
     )
     options.add_rounds(parser, default=9)
     options.add_output(parser)
@@ -114,7 +114,7 @@ def measure(config: sj.SeemoReConfig, chosen: argparse.Namespace) -> dict[str, A
     }
     fractions = _bandwidth_fractions(config, height * width, timings, chosen.dtype)
     if fractions:
-        print("share of the memory bandwidth, if maps are moved only as often as fused operations need:")
+        print("share of the memory bandwidth, if maps are moved as rarely as fused operations allow:")
         print(", ".join(f"{label} {fraction:.0%}" for label, fraction in fractions.items()))
         result["share_of_bandwidth"] = fractions
     return result
