@@ -1,4 +1,4 @@
-// What the tests of the kernels' code share: checks, random values, and arrays whose ends are watched.
+// Checks, random values and arrays for the tests of the kernels.
 #pragma once
 
 #include <cmath>
@@ -7,21 +7,21 @@
 #include <random>
 #include <vector>
 
-#define CHECK(condition)                                                        \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
+#define CHECK(condition)                                                            \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
       std::fprintf(stderr, "%s:%d: %s is false\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                             \
-    }                                                                           \
+      std::exit(1);                                                                 \
+    }                                                                               \
   } while (false)
 
-#define CHECK_NEAR(found, expected, tolerance)                                                             \
-  do {                                                                                                     \
-    double found_ = (found), expected_ = (expected), tolerance_ = (tolerance);                             \
-    if (!(std::fabs(found_ - expected_) <= tolerance_)) {                                                  \
-      std::fprintf(stderr, "%s:%d: %s is %g, not %g\n", __FILE__, __LINE__, #found, found_, expected_);   \
-      std::exit(1);                                                                                        \
-    }                                                                                                      \
+#define CHECK_NEAR(found, expected, tolerance)                                                          \
+  do {                                                                                                  \
+    double found_ = (found), expected_ = (expected), tolerance_ = (tolerance);                          \
+    if (!(std::fabs(found_ - expected_) <= tolerance_)) {                                               \
+      std::fprintf(stderr, "%s:%d: %s is %g, not %g\n", __FILE__, __LINE__, #found, found_, expected_); \
+      std::exit(1);                                                                                     \
+    }                                                                                                   \
   } while (false)
 
 inline std::mt19937& generator() {
@@ -31,8 +31,8 @@ inline std::mt19937& generator() {
 
 inline float random_value(float scale = 1) { return std::normal_distribution<float>(0, scale)(generator()); }
 
-// So many random floats, no more: the address sanitizer sees each access beyond them. With `misaligned`, the first is so
-// many floats behind an address that the allocator gives.
+// Array of `count` random floats in its own memory, so that the address sanitizer detects every access beyond it. The
+// first float is `misaligned` floats after an address that the allocator returned.
 class Floats {
  public:
   explicit Floats(size_t count, int misaligned = 0) : memory_(count + misaligned), begin_(memory_.data() + misaligned) {
