@@ -1,4 +1,4 @@
-// Threads in place of XLA's.
+// Thread pool that replaces XLA's in the tests.
 #pragma once
 
 #include <condition_variable>
@@ -10,7 +10,7 @@
 
 class Pool {
  public:
-  // With `idle`, no task is begun before `begin` is called. The destructor waits for those that were begun.
+  // With `idle`, no task begins before `begin` is called. The destructor waits for the tasks that have begun.
   explicit Pool(int threads, bool idle = false) : idle_(idle) {
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
   }

@@ -1,5 +1,5 @@
-// The functions of vectors, lines and rows against plain loops in double. If this fails, they compute something else,
-// or touch memory beyond what they were given.
+// Compares the functions of vectors, lines and rows with plain loops in double. If a test fails, a function computes
+// wrong values, or accesses memory beyond its arrays.
 
 #include <limits>
 
@@ -13,7 +13,7 @@ using namespace seemore;
 namespace {
 
 double exact_cdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
-double exact_slope(double x) { return exact_cdf(x) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI); }
+double exact_gelu_grad(double x) { return exact_cdf(x) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * M_PI); }
 
 void test_load_and_store() {
   for (int misaligned = 0; misaligned < kLanes; ++misaligned) {
@@ -42,7 +42,7 @@ void test_functions_of_one_variable() {
     float v = static_cast<float>(x);
     CHECK_NEAR(normal_cdf(splat(v))[0], exact_cdf(v), 3e-7);
     CHECK_NEAR(gelu(splat(v))[1], v * exact_cdf(v), 3e-7 * std::max(1.0, std::fabs(x)));
-    CHECK_NEAR(gelu_grad(splat(v))[2], exact_slope(v), 1e-6);
+    CHECK_NEAR(gelu_grad(splat(v))[2], exact_gelu_grad(v), 1e-6);
   }
   for (float v : {50.0f, 1e20f, 1e30f, 1e38f, most}) {
     CHECK(gelu(splat(v))[0] == v && gelu(splat(-v))[0] == 0);
@@ -53,20 +53,20 @@ void test_functions_of_one_variable() {
 
 void test_strips_cover_the_rows_once() {
   for (int images = 0; images < 3; ++images)
-    for (int from = 0; from < 9; from += 4)
-      for (int until = 0; until < 30; ++until)
-        for (int most = 1; most < 9; ++most)
+    for (int first = 0; first < 9; first += 4)
+      for (int end = 0; end < 30; ++end)
+        for (int max_rows = 1; max_rows < 9; ++max_rows)
           for (int multiple : {1, 4}) {
-            std::vector<Strip> all = strips(images, from, until, most, multiple);
-            int image = 0, row = from;
+            std::vector<Strip> all = strips(images, first, end, max_rows, multiple);
+            int image = 0, row = first;
             for (const Strip& strip : all) {
-              CHECK(strip.image == image && strip.begin == row && strip.end > row && strip.end <= until);
-              CHECK((strip.begin - from) % multiple == 0);
-              CHECK(strip.end - strip.begin <= (most + multiple - 1) / multiple * multiple);
+              CHECK(strip.image == image && strip.begin == row && strip.end > row && strip.end <= end);
+              CHECK((strip.begin - first) % multiple == 0);
+              CHECK(strip.end - strip.begin <= (max_rows + multiple - 1) / multiple * multiple);
               row = strip.end;
-              if (row == until) row = from, ++image;
+              if (row == end) row = first, ++image;
             }
-            CHECK(image == (from < until ? images : 0));
+            CHECK(image == (first < end ? images : 0));
           }
 }
 
@@ -75,7 +75,7 @@ void test_rows_are_a_ring() {
     for (int count : {1, 3, 5}) {
       const int pitch = 32, first = -2;
       Scratch& scratch = Scratch::of_thread();
-      Rows rows(scratch, first, count, channels, pitch);
+      RowBuffer rows(scratch, first, count, channels, pitch);
       for (int row = first; row < first + 3 * count; ++row) {
         CHECK(row < first + count || rows.line(row, 0) == rows.line(row - count, 0));
         for (int c = 0; c < channels; ++c) {
@@ -93,7 +93,7 @@ void test_rows_are_a_ring() {
       for (int w = 0; w < pitch; ++w) CHECK(rows.line(last, channels - 1)[w] == (w < 20 ? 1.0f + last : 0));
       rows.clear(last);
       CHECK(rows.line(last, 0)[0] == 0);
-      CHECK(rows.from(first).data == rows.line(first, 0));
+      CHECK(rows.view(first).data == rows.line(first, 0));
     }
   Scratch& scratch = Scratch::of_thread();
   float *one = scratch.take(10), *other = scratch.take(20);
@@ -111,19 +111,20 @@ void test_normalize() {
         normalize_backward(gradient, pitch, out, pitch, inverse, channels, pitch,
                            [&](int c, int w, Vec v) { store(x_gradient + c * pitch + w, v); });
         for (int w = 0; w < pitch; ++w) {
-          double mean = 0, variance = 0, g_mean = 0, slope = 0;
+          double mean = 0, variance = 0, gradient_mean = 0, product_mean = 0;
           for (int c = 0; c < channels; ++c) mean += x[c * pitch + w] / channels;
           for (int c = 0; c < channels; ++c) variance += std::pow(x[c * pitch + w] - mean, 2) / channels;
           double scale = 1 / std::sqrt(variance + 1e-6);
           CHECK_NEAR(inverse[w] / scale, 1, 1e-4);
           for (int c = 0; c < channels; ++c) {
             CHECK_NEAR(out[c * pitch + w], (x[c * pitch + w] - mean) * scale, 1e-4);
-            g_mean += gradient[c * pitch + w] / channels;
-            slope += gradient[c * pitch + w] * out[c * pitch + w] / channels;
+            gradient_mean += gradient[c * pitch + w] / channels;
+            product_mean += gradient[c * pitch + w] * out[c * pitch + w] / channels;
           }
           for (int c = 0; c < channels; ++c)
             CHECK_NEAR(x_gradient[c * pitch + w],
-                       (gradient[c * pitch + w] - g_mean - out[c * pitch + w] * slope) * scale, 1e-4 * (1 + scale));
+                       (gradient[c * pitch + w] - gradient_mean - out[c * pitch + w] * product_mean) * scale,
+                       1e-4 * (1 + scale));
         }
         normalize(x, channels, pitch, out, pitch, nullptr);
       }
@@ -168,7 +169,7 @@ void test_gradients_of_linear_maps() {
           Floats gradient((inputs - 1) * gradient_stride + outputs), bias(outputs);
           std::vector<float> before(&gradient[0], &gradient[0] + (inputs - 1) * gradient_stride + outputs);
           std::vector<float> bias_before(&bias[0], &bias[0] + outputs);
-          Block at_a{a, inputs * pitch, pitch}, at_b{b, outputs * pitch, pitch};
+          RowView at_a{a, inputs * pitch, pitch}, at_b{b, outputs * pitch, pitch};
           add_weight_gradient(at_a, inputs, at_b, outputs, rows, pitch, gradient, gradient_stride);
           add_bias_gradient(at_b, outputs, rows, pitch, bias);
           for (int o = 0; o < outputs; ++o) {
@@ -191,8 +192,8 @@ void test_gradients_of_linear_maps() {
         }
 }
 
-// A row of noise of which the columns from `width` on are zero.
-void fill(Rows& rows, int row, int channels, int pitch, int width) {
+// Fills a row with random values, and with zeros in the columns from `width` on.
+void fill(RowBuffer& rows, int row, int channels, int pitch, int width) {
   for (int c = 0; c < channels; ++c)
     for (int w = 0; w < pitch; ++w) rows.line(row, c)[w] = random_value();
   rows.clear_from(row, width);
@@ -205,7 +206,7 @@ void test_depthwise_filters() {
     Floats row_taps(length * channels), row_bias(channels), column_taps(length * channels), column_bias(channels);
     Striped striped{channels, length, row_taps, row_bias, column_taps, column_bias};
     Scratch& scratch = Scratch::of_thread();
-    Rows from(scratch, 0, length, channels, pitch), to(scratch, 0, 1, channels, pitch);
+    RowBuffer from(scratch, 0, length, channels, pitch), to(scratch, 0, 1, channels, pitch);
     for (int row = 0; row < length; ++row) fill(from, row, channels, pitch, width);
     striped.apply_row(from, 0, to, 0, pitch);
     for (int c = 0; c < channels; ++c)
@@ -229,7 +230,7 @@ void test_depthwise_filters() {
   Floats taps(9 * channels), zeros(2 * channels * channels);
   GatedFeedForward op({1, 1, channels, pitch, 1, width}, zeros, zeros, taps, zeros, zeros, zeros);
   Scratch& scratch = Scratch::of_thread();
-  Rows rows(scratch, 0, 3, channels, pitch);
+  RowBuffer rows(scratch, 0, 3, channels, pitch);
   for (int row = 0; row < 3; ++row) fill(rows, row, channels, pitch, width);
   for (bool flipped : {false, true})
     for (int c = 0; c < channels; ++c)
@@ -313,7 +314,7 @@ void test_reduction() {
         op.backward(image, row, x, gradient, dx, dtaps, dbias);
         for (int c = 0; c < channels; ++c)
           for (int w = 0; w < q; ++w) {
-            size_t to = op.small().line(image, row, c) + w;
+            size_t to = op.output_shape().line(image, row, c) + w;
             double total = bias[c];
             for (int i = 0; i < 4 && w < width / 4; ++i)
               for (int j = 0; j < 4; ++j) {

@@ -1,5 +1,5 @@
-// Whole kernels on arrays of odd sizes whose ends are watched, by one thread and by several. If this fails, they touch
-// memory beyond their arrays, race, or give other bits on other threads.
+// Runs whole kernels on arrays of odd sizes, with one thread and with several, under sanitizers. If a test fails, a
+// kernel accesses memory beyond its arrays, has a data race, or returns results that depend on the number of threads.
 
 #include <algorithm>
 #include <map>
@@ -21,7 +21,7 @@ std::vector<Kernel>& kernels() {
   return all;
 }
 
-// In place of the symbols for XLA: the templates behind those take long to compile.
+// Lists the kernels instead of defining symbols for XLA, because the templates of those take long to compile.
 #undef SEEMORE_KERNEL
 #define SEEMORE_KERNEL(name, inputs, outputs) \
   const bool registered_##name = (kernels().push_back({"seemore_" #name, inputs, outputs, name}), true)
@@ -38,7 +38,7 @@ using namespace seemore;
 
 namespace {
 
-// XLA's interface, as far as the kernels use it. The context is the pool.
+// The part of XLA's interface that the kernels use. The context is the pool.
 XLA_FFI_Error* schedule(XLA_FFI_ThreadPool_Schedule_Args* args) {
   reinterpret_cast<Pool*>(args->ctx)->Schedule([task = args->task, data = args->data] { task(data); });
   return nullptr;
@@ -48,7 +48,7 @@ XLA_FFI_Error* num_threads(XLA_FFI_ThreadPool_NumThreads_Args* args) {
   return nullptr;
 }
 
-// Buffers of a call: the region first among the inputs.
+// Buffers of the inputs or of the outputs of a call. The region is the first input.
 struct Buffers {
   std::vector<std::vector<int64_t>> dims;
   std::vector<std::vector<float>> data;
@@ -61,7 +61,7 @@ struct Buffers {
     dims.push_back(shape);
     data.emplace_back(count);
   }
-  // After all are added.
+  // Makes XLA's descriptions of the buffers, after all are added. `region` is null for outputs.
   void finish(int32_t* region) {
     static int64_t nine = 9;
     if (region) buffers.push_back({sizeof(XLA_FFI_Buffer), nullptr, XLA_FFI_DataType_S32, region, 1, &nine});
@@ -94,7 +94,7 @@ ffi::Error run(const Kernel& kernel, Buffers& inputs, Buffers& outputs, int thre
                 ffi::RemainingRets(&rets, 0));
 }
 
-using Sizes = std::map<char, int64_t>;  // of the letters in signatures
+using Sizes = std::map<char, int64_t>;  // sizes of the letters in signatures
 
 int64_t size_of(std::string_view axis, const Sizes& sizes) {
   if (axis == "c?") return sizes.at('?') * sizes.at('c');
@@ -107,7 +107,7 @@ int64_t size_of(std::string_view axis, const Sizes& sizes) {
 
 Buffers buffers_of(const char* signature, const Sizes& sizes) {
   Buffers all;
-  for (const Declared& one : declared(signature)) {
+  for (const DeclaredArray& one : declared(signature)) {
     std::vector<int64_t> shape;
     for (std::string_view axis : split(one.axes)) shape.push_back(size_of(axis, sizes));
     all.add(shape);
@@ -115,10 +115,10 @@ Buffers buffers_of(const char* signature, const Sizes& sizes) {
   return all;
 }
 
-// Random arrays; zeros beyond the image in the gradients, as the kernels want them.
+// Fills the arrays with random values. Gradients are zero beyond the valid columns, as the kernels require.
 void fill(Buffers& inputs, const char* signature, int width) {
   generator().seed(3);
-  std::vector<Declared> all = declared(signature);
+  std::vector<DeclaredArray> all = declared(signature);
   for (size_t i = 0; i < all.size(); ++i) {
     for (float& value : inputs.data[i]) value = random_value(0.3f);
     std::string name(all[i].name);
@@ -133,16 +133,16 @@ void fill(Buffers& inputs, const char* signature, int width) {
 
 struct Case {
   Sizes sizes;
-  Region region;
+  ValidRegion region;
 };
 
-// The outputs of a kernel, all in a row.
+// Returns the outputs of a kernel, concatenated.
 std::vector<float> results(const Kernel& kernel, const Case& given, int threads) {
   Buffers inputs = buffers_of(kernel.inputs, given.sizes), outputs = buffers_of(kernel.outputs, given.sizes);
   fill(inputs, kernel.inputs, given.region.width);
   for (std::vector<float>& output : outputs.data) std::fill(output.begin(), output.end(), -7.0f);
   std::vector<int32_t> region(9);
-  std::memcpy(region.data(), &given.region, sizeof(Region));
+  std::memcpy(region.data(), &given.region, sizeof(ValidRegion));
   inputs.finish(region.data());
   outputs.finish(nullptr);
   ffi::Error error = run(kernel, inputs, outputs, threads);
@@ -154,7 +154,7 @@ std::vector<float> results(const Kernel& kernel, const Case& given, int threads)
 }
 
 void test_kernels_stay_inside_their_arrays() {
-  // Letters: n h c p o k r s, and ? for whether the convolution has a norm.
+  // The sizes of the letters n h c p o k r s; '?' is 1 if the convolution has a LayerNorm.
   auto sizes = [](int n, int h, int c, int p, int o, int k, int r, int s, int norm) {
     return Sizes{{'n', n}, {'h', h}, {'c', c}, {'p', p}, {'o', o}, {'k', k}, {'r', r}, {'s', s}, {'?', norm}};
   };
@@ -177,7 +177,8 @@ void test_kernels_stay_inside_their_arrays() {
 // Sizes of a small call.
 const Sizes kSmall = {{'n', 2}, {'h', 8}, {'c', 3}, {'p', 16}, {'o', 5}, {'k', 3}, {'r', 4}, {'s', 2}, {'?', 1}};
 
-// The error of a small call whose buffers `change` has changed names the kernel and the buffer.
+// Checks that a small call, whose buffers `change` has changed, ends with an error that names the kernel and the
+// buffer.
 template <class Change>
 void check_refused(const Kernel& kernel, std::string_view name, const Change& change) {
   Buffers inputs = buffers_of(kernel.inputs, kSmall), outputs = buffers_of(kernel.outputs, kSmall);
@@ -192,13 +193,13 @@ void check_refused(const Kernel& kernel, std::string_view name, const Change& ch
   CHECK(named && error.errc() == ffi::ErrorCode::kInvalidArgument);
 }
 
-// Each buffer of each kernel with another type, another number of axes, another size of each axis that is known by
-// then, and missing. No memory is touched: the arrays are shorter than some of these say.
+// Each buffer of each kernel is tested with a wrong type, a wrong number of axes, a wrong size of each axis whose size
+// is already known, and missing. The kernels must not access memory: some of these shapes are larger than the arrays.
 void test_wrong_buffers_are_named() {
   for (const Kernel& kernel : kernels()) {
     std::string known;
     for (bool is_output : {false, true}) {
-      std::vector<Declared> all = declared(is_output ? kernel.outputs : kernel.inputs);
+      std::vector<DeclaredArray> all = declared(is_output ? kernel.outputs : kernel.inputs);
       for (size_t i = 0; i < all.size(); ++i) {
         std::vector<std::string_view> axes = split(all[i].axes);
         auto check = [&](auto&& change) {
@@ -233,7 +234,7 @@ void test_wrong_buffers_are_named() {
   }
 }
 
-void test_what_a_kernel_throws_is_an_error() {
+void test_an_exception_of_a_kernel_becomes_an_error() {
   auto no_memory = [](const Call& call) { for_each_task(call.pool, 9, [](int) { throw std::bad_alloc(); }); };
   auto other = [](const Call& call) { for_each_task(call.pool, 9, [](int) { throw std::runtime_error("reason"); }); };
   auto strange = [](const Call& call) { for_each_task(call.pool, 9, [](int) { throw 3; }); };
@@ -258,5 +259,5 @@ int main() {
   CHECK(kernels().size() == 14);
   test_kernels_stay_inside_their_arrays();
   test_wrong_buffers_are_named();
-  test_what_a_kernel_throws_is_an_error();
+  test_an_exception_of_a_kernel_becomes_an_error();
 }

@@ -1,5 +1,5 @@
-// Tasks on threads, for the thread sanitizer. If this fails, a task is left out or done twice, or a thread that fails
-// ends the process, or leaves others at work on memory that is gone.
+// Runs tasks on threads, under the thread sanitizer. If a test fails, a task is left out or done twice, or an exception
+// ends the process, or a thread still uses memory that was freed.
 
 #include "parallel.h"
 
@@ -23,7 +23,7 @@ void test_each_task_is_done_once(int threads) {
   }
 }
 
-// As when XLA gives all its threads other work: the caller may be the only one that is free.
+// XLA may keep all threads of the pool busy, so that only the calling thread is free.
 void test_helpers_that_never_begin_are_not_waited_for() {
   Pool pool(4, /*idle=*/true);
   std::vector<int> done(50);
@@ -31,7 +31,7 @@ void test_helpers_that_never_begin_are_not_waited_for() {
   for (int times : done) CHECK(times == 1);
 }
 
-// What late helpers find is gone: they must not touch it.
+// A helper that begins after the call has returned must not use the body, which no longer exists.
 void test_helpers_that_begin_late_do_nothing() {
   auto pool = std::make_unique<Pool>(4, /*idle=*/true);
   {
@@ -56,7 +56,7 @@ void test_the_first_exception_is_the_callers(int threads) {
       } catch (const std::runtime_error& error) {
         caught = error.what() == "task " + std::to_string(failing);
       }
-      memory.reset();  // whoever is still at work has lost it
+      memory.reset();  // a thread that is still at work now uses freed memory
       CHECK(caught);
     }
 }

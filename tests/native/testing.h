@@ -1,4 +1,4 @@
-// What the tests of the kernels' code share: checks, random values, and arrays whose ends are watched.
+// Checks, random values and arrays for the tests of the kernels.
 #pragma once
 
 #include <cmath>
@@ -31,8 +31,8 @@ inline std::mt19937& generator() {
 
 inline float random_value(float scale = 1) { return std::normal_distribution<float>(0, scale)(generator()); }
 
-// So many random floats, no more: the address sanitizer sees each access beyond them. With `misaligned`, the first is
-// so many floats behind an address that the allocator gives.
+// Array of `count` random floats in its own memory, so that the address sanitizer detects every access beyond it. The
+// first float is `misaligned` floats after an address that the allocator returned.
 class Floats {
  public:
   explicit Floats(size_t count, int misaligned = 0) : memory_(count + misaligned), begin_(memory_.data() + misaligned) {

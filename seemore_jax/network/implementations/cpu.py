@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import native, self_check
-from seemore_jax.network.implementations.cpu_operations import KernelRegion, operation
+from seemore_jax.network.implementations.cpu_operations import KernelRegion, no_norm, operation
 from seemore_jax.network.implementations.padded import mix_summary
 from seemore_jax.network.layers import gelu
 from seemore_jax.network.routing import Routing
@@ -268,7 +268,7 @@ def convolution(
     x: Array, layer: nnx.Conv, layout: ImageLayout, norm: nnx.LayerNorm | None = None
 ) -> Float[Array, "n h o p"]:
     """Applies a dense 3×3 convolution to (N, H, C, P) features, or to their LayerNorm."""
-    scale, offset = _affine(norm) if norm else (jnp.zeros(0, jnp.float32),) * 2
+    scale, offset = _affine(norm) if norm else no_norm()
     taps, bias = _weights(layer)
     (x,) = layout.apply("convolution", x, scale, offset, taps.reshape(-1, taps.shape[-1]), bias)
     return x

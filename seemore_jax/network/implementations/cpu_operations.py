@@ -1,8 +1,8 @@
-"""The operations that the CPU's kernels compute: for each one its kernels, and the same function in JAX.
+"""The fused operations of the CPU: for each operation its C++ kernels, and the same function in JAX.
 
-Feature maps are (N, H, C, P) here: each image row is C lines of P floats, P being the width rounded up to whole
-vectors. The first array of each operation is the valid region of the others (`KernelRegion`). Outside of it, the
-results of the kernels are arbitrary finite values, those of the functions in JAX are zeros.
+Feature maps are (N, H, C, P): each image row is C lines of P floats, where P is the width rounded up to a multiple of
+16. The first array of each operation is the valid region of the feature maps (`KernelRegion`). Outside of the valid
+region, the kernels return arbitrary finite values, and the functions in JAX return zeros.
 """
 
 import dataclasses
@@ -20,23 +20,24 @@ from seemore_jax.network.implementations.fused_operation import Arrays, FusedOpe
 from seemore_jax.network.layers import gelu
 from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_axis, sum_inside
 
-Lines = Float[Array, "n h c p"]
-Pixels = Float[Array, "n h p c"]
+Lines = Float[Array, "n h c p"]  # layout of the kernels
+Pixels = Float[Array, "n h p c"]  # layout of the layers in JAX
 
-_EPSILON = 1e-6  # of LayerNorm
+_EPSILON = 1e-6  # added to the variance in LayerNorm
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
 class KernelRegion(NamedTuple):
-    """The valid region of padded arrays, in pixels; `KernelRegion` in native/call.h has the same fields.
+    """Valid region of the padded arrays, in pixels. `ValidRegion` in native/signature.h has the same fields.
 
     Attributes:
-      height, width: size of the image in the arrays.
-      first_row: index, in the full image, of the arrays' first row.
-      image_height: height of the full image.
-      summary_rows: valid rows of the context's summary.
-      begin, end: rows that are part of sums over the image; the others belong to neighbouring strips.
-      compute_begin, compute_end: rows that have to be computed.
+      height, width: size of the valid region in the arrays.
+      first_row: index, in the full image, of the array's first row.
+      image_height: height of the full image, of which the arrays may hold only some rows.
+      summary_rows: number of valid rows in the summary of the context.
+      begin, end: rows that count in sums over the image, from `begin` to `end` − 1. The other valid rows belong to
+        neighbouring strips.
+      compute_begin, compute_end: rows that a kernel computes, from `compute_begin` to `compute_end` − 1.
     """
 
     height: Int[Array, ""]
@@ -51,21 +52,36 @@ class KernelRegion(NamedTuple):
 
     @property
     def valid_region(self) -> ValidRegion:
-        """The same, as the plain network has it."""
+        """The fields that the plain network uses."""
         return ValidRegion(self.height, self.width, self.first_row, self.image_height, self.begin, self.end)
 
 
 @functools.cache
 def operation(name: str, trusts_backward: Callable[[], bool] | None = None) -> FusedOperation:
-    """The operation of that name, a function of the region and its arrays; `trusts_backward` as of `FusedOperation`."""
+    """Returns a fused operation of the CPU.
+
+    Args:
+      name: name of the operation, such as "convolution"; the kernel is `seemore_` + name.
+      trusts_backward: function that says whether the backward kernel may be used (see `FusedOperation`).
+
+    Returns:
+      The operation: a function of the region, int32 [9] with the fields of `KernelRegion`, and of its float32 arrays.
+      Equal arguments return the same object, so that compiled programs are shared.
+    """
     return dataclasses.replace(_OPERATIONS[name], trusts_backward=trusts_backward)
+
+
+def no_norm() -> tuple[Float[Array, "0"], Float[Array, "0"]]:
+    """Returns the scale and offset that `convolution` takes if no LayerNorm precedes it: two empty arrays."""
+    empty = jnp.zeros(0, jnp.float32)
+    return empty, empty
 
 
 # The operations in JAX.
 
 
 def _convolution(region: Array, x: Lines, scale: Array, offset: Array, taps: Array, bias: Array) -> Arrays:
-    """A dense 3×3 convolution, of x or, if `scale` is not empty, of its LayerNorm."""
+    """Computes a dense 3×3 convolution of x, or of LN(x) if `scale` and `offset` are not those of `no_norm`."""
     valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     if scale.size:
         pixels = _normalize(pixels) * scale + offset
@@ -81,7 +97,7 @@ def _convolution(region: Array, x: Lines, scale: Array, offset: Array, taps: Arr
 
 
 def _features_and_context(region: Array, x: Lines, *weights: Array) -> Arrays:
-    """Local features and context of an embedded input, and the sum of the features over the image."""
+    """Computes the local features and the context of an embedded input, and the sum of the features over the image."""
     valid = KernelRegion(*region).valid_region
     features, context = _separate(valid, x, *weights)
     return _to_lines(features, valid), _to_lines(context, valid), sum_inside(features, valid)
@@ -96,14 +112,14 @@ def _separate(
 
 
 def _global_statistics(region: Array, x: Lines, *arrays: Array) -> Arrays:
-    """The sum of the features over the image, and the context after its first reduction, before GELU."""
+    """Computes the sum of the features over the image, and the context after its first reduction, before GELU."""
     *separating, taps, bias = arrays
     _, context, features_sum = _features_and_context(region, x, *separating)
     return features_sum, *_reduction(region, context, taps, bias)
 
 
 def _reduction(region: Array, context: Lines, taps: Array, bias: Array) -> Arrays:
-    """A depthwise 4×4 convolution of stride 4."""
+    """Computes the first reduction of the context, a depthwise 4×4 convolution with stride 4, without GELU."""
     valid = KernelRegion(*region).valid_region
     reduced = _depthwise(_to_pixels(context), taps, (4, 4), (4, 4), "VALID") + bias
     quarter = valid._replace(height=valid.height // 4, width=valid.width // 4)
@@ -123,9 +139,10 @@ def _low_rank_experts(
     out: Float[Array, "n cr c"],
     out_bias: Float[Array, "n c"],
 ) -> Arrays:
-    """x + out(features, low rank), where low rank = from_features(features) · from_context(context + summary).
+    """Computes x + out([features, low_rank]), where low_rank = from_features(features) · from_context(context + summary).
 
-    Each image has weights of its own. The summary has fewer rows, between which it is interpolated.
+    Each image has its own weights: those of the chosen experts, concatenated into one expert of rank Σr. The summary has
+    fewer rows than the context and is resized along the height.
     """
     fields = KernelRegion(*region)
     resized = resize_axis(
@@ -143,7 +160,7 @@ def _low_rank_experts(
 
 
 def _low_rank_experts_of_embedded(region: Array, x: Lines, embedded: Lines, *arrays: Array) -> Arrays:
-    """`_low_rank_experts`, with features and context computed from the embedded input."""
+    """Computes `_low_rank_experts`, with features and context computed from the embedded input."""
     separating, experts = arrays[:6], arrays[6:]
     features, context, _ = _features_and_context(region, embedded, *separating)
     return _low_rank_experts(region, x, features, context, *experts)
@@ -159,7 +176,7 @@ def _gated_feed_forward(
     project: Array,
     project_bias: Array,
 ) -> Arrays:
-    """x + GELU(project(values · depthwise3(gate))), where values and gate are the halves of GELU(expand(LN(x)))."""
+    """Computes x + GELU(project(values · depthwise3(gate))); values and gate are the halves of GELU(expand(LN(x)))."""
     valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     values, gate = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
     gate = _depthwise(mask_outside(gate, valid), taps, (3, 3)) + taps_bias
@@ -167,7 +184,7 @@ def _gated_feed_forward(
 
 
 def _spatial_enhancement(region: Array, x: Lines, expand: Array, expand_bias: Array, *arrays: Array) -> Arrays:
-    """x + project(striped(query) · value), where query and value are the halves of GELU(expand(LN(x)))."""
+    """Computes x + project(striped(query) · value); query and value are the halves of GELU(expand(LN(x)))."""
     valid, pixels = KernelRegion(*region).valid_region, _to_pixels(x)
     *striped, project, project_bias = arrays
     query, value = jnp.split(gelu(_product(_normalize(pixels), expand) + expand_bias), 2, axis=-1)
@@ -199,7 +216,7 @@ def _depthwise(
 
 
 def _normalize(x: Pixels) -> Pixels:
-    """LayerNorm without its affine map."""
+    """Computes LayerNorm without its affine map."""
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + _EPSILON)
 
@@ -216,7 +233,7 @@ def _to_lines(x: Pixels, valid: ValidRegion) -> Lines:
 
 
 def _kernel(name: str) -> Callable[..., Arrays]:
-    """The forward kernel of an operation."""
+    """Returns the function that calls an operation's forward kernel."""
 
     def forward(region: Array, *arrays: Array) -> Arrays:
         shapes = _result_shapes(name, arrays)
@@ -226,33 +243,31 @@ def _kernel(name: str) -> Callable[..., Arrays]:
 
 
 def _backward_kernel(name: str) -> Callable[..., Arrays]:
-    """The backward kernel: from region, arrays and the results' cotangents to the cotangents of the arrays."""
+    """Returns the function that calls an operation's backward kernel; its arguments are those of `FusedOperation`."""
 
-    def backward(region: Array, *arrays_and_cotangents: Array) -> Arrays:
-        count = len(arrays_and_cotangents) - _RESULTS[name]
-        arrays, cotangents = arrays_and_cotangents[:count], arrays_and_cotangents[count:]
-        return _call_backward(name, region, arrays, cotangents, arrays)
+    def backward(arrays: Arrays, cotangents: Arrays) -> Arrays:
+        return _call_backward(name, arrays, cotangents, with_cotangent=arrays[1:])
 
     return backward
 
 
 def _call_backward(
-    name: str, region: Array, arrays: Sequence[Array], cotangents: Sequence[Array], of: Sequence[Array]
+    name: str, arrays: Sequence[Array], cotangents: Sequence[Array], with_cotangent: Sequence[Array]
 ) -> Arrays:
-    """The cotangents of the arrays in `of`."""
+    """Calls a backward kernel, which returns the cotangents of the arrays in `with_cotangent`."""
     native.prepare("gradients")
-    shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in of)
-    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", shapes)(region, *arrays, *cotangents))
+    shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in with_cotangent)
+    return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", shapes)(*arrays, *cotangents))
 
 
-def _low_rank_experts_backward(region: Array, *arrays_and_cotangent: Array) -> Arrays:
-    """The cotangents of all arrays, of which the kernel computes those of features, context and weights.
+def _low_rank_experts_backward(arrays: Arrays, cotangents: Arrays) -> Arrays:
+    """Returns the cotangents of all arrays; the kernel computes those of features, context and weights.
 
-    The context's cotangent is also that of the resized summary, and the cotangent of x is the result's own.
+    The cotangent of x is that of the result. The cotangent of the resized summary is that of the context.
     """
-    *arrays, cotangent = arrays_and_cotangent
-    x, features, context, summary, *experts = arrays
-    others = _call_backward("low_rank_experts", region, arrays, [cotangent], [features, context, *experts])
+    (cotangent,) = cotangents
+    region, x, features, context, summary, *experts = arrays
+    others = _call_backward("low_rank_experts", arrays, cotangents, [features, context, *experts])
     fields = KernelRegion(*region)
     resize = functools.partial(
         resize_axis,
@@ -267,6 +282,7 @@ def _low_rank_experts_backward(region: Array, *arrays_and_cotangent: Array) -> A
 
 
 def _result_shapes(name: str, arrays: Sequence[Array]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shapes of an operation's results, from its arrays after the region."""
     x = arrays[0]
     n, height, channels, pitch = x.shape
     shape = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
@@ -283,13 +299,11 @@ def _result_shapes(name: str, arrays: Sequence[Array]) -> tuple[jax.ShapeDtypeSt
 def _fused(
     plain: Callable[..., Arrays], *, batched: Sequence[int] = (1,), backward: Callable[..., Arrays] | None = None
 ) -> FusedOperation:
+    """Makes the operation of a function in JAX and of the kernels that are named like it."""
     name = plain.__name__.lstrip("_")
     return FusedOperation(name, plain, _kernel(name), backward, tuple(batched), ("cpu",))
 
 
-_RESULTS = {"features_and_context": 3} | dict.fromkeys(
-    ("convolution", "reduction", "gated_feed_forward", "spatial_enhancement"), 1
-)
 _OPERATIONS = {
     fused.name: fused
     for fused in (
@@ -297,9 +311,9 @@ _OPERATIONS = {
             _fused(plain, backward=_backward_kernel(plain.__name__.lstrip("_")))
             for plain in (_convolution, _features_and_context, _reduction, _gated_feed_forward, _spatial_enhancement)
         ),
-        # Each image has expert weights of its own.
+        # All arrays but the region have the images as their first axis, since each image has its own expert weights.
         _fused(_low_rank_experts, batched=range(1, 11), backward=_low_rank_experts_backward),
-        # For images in strips, which nobody differentiates: their gradients have no kernels.
+        # Only inference computes images in strips, so that these operations have no backward kernels.
         _fused(_global_statistics),
         _fused(_low_rank_experts_of_embedded, batched=(1, 2, *range(9, 16))),
     )

@@ -1,15 +1,16 @@
-"""Kernels as JAX operations: differentiable, mappable and exportable in every way that JAX knows.
+"""Kernels as JAX operations that support all transformations of JAX: derivatives, `vmap` and export.
 
-A kernel computes values, and a second one computes the gradient. JAX's `custom_vjp` would refuse forward mode, and
-`vmap` would call a kernel once for each image. So each `FusedOperation` is called through three primitives:
+An operation has a forward kernel, which computes values, and a backward kernel, which computes the gradient. JAX's
+`custom_vjp` does not support forward mode, and with it `vmap` would call a kernel once for each image. Therefore each
+`FusedOperation` is called through three primitives:
 
-    fused_call      the values, by the kernel
-    fused_tangent   the directional derivative, by the operation's plain function; its transpose is `fused_backward`
-    fused_backward  the gradient, by the backward kernel; its own derivatives are those of the plain function
+    fused_call      computes the values by the forward kernel
+    fused_tangent   computes the directional derivative by the plain function; its transpose is `fused_backward`
+    fused_backward  computes the gradient by the backward kernel; its derivatives are those of the plain function
 
-Reverse mode turns a call into a tangent and its transpose, and so runs the two kernels. Forward mode and derivatives of
-higher order run the plain function. `vmap` over images puts the mapped axis into the batch axis of one call; where
-weights are mapped as well, one call follows the other, and so do calls of a backward kernel.
+Reverse mode differentiates a call into a tangent and transposes it, and so runs both kernels. Forward mode and
+derivatives of higher order run the plain function. `vmap` over images makes one call, whose batch axis includes the
+mapped axis. `vmap` over weights, or over a backward kernel, makes one call after the other.
 """
 
 import contextlib
@@ -30,38 +31,47 @@ Arrays = tuple[Array, ...]
 
 @dataclasses.dataclass(frozen=True)
 class FusedOperation:
-    """A function of arrays that kernels compute.
+    """Function of arrays that kernels compute.
 
-    Operations that compare equal share compiled programs, so the functions should not be made anew for each call.
+    Operations that compare equal share compiled programs. The functions should therefore not be created anew for each
+    call.
 
     Attributes:
-      name: as messages name the operation.
+      name: name of the operation in messages.
       plain: the same function in JAX, from the arrays to a tuple of results. It defines what the kernels compute.
-      forward: computes the results by a kernel.
-      backward: computes, from the arrays and the results' cotangents, the cotangents of all floating-point arrays in
-        their order. None: the gradient is that of `plain`.
-      batched: which arrays have the images as their first axis, as all results have.
-      platforms: where the kernels can be compiled; elsewhere, and in exported programs, `plain` takes their place. None
-        is everywhere.
-      trusts_backward: asked whether the backward kernel may be used, when a gradient is traced; otherwise the gradient
-        is that of `plain`. None: it may.
+      forward: function that computes the results by a kernel; it takes the same arguments as `plain`.
+      backward: function that computes the gradient by a kernel. It takes the tuple of arrays and the tuple of the
+        results' cotangents, and returns the cotangents of all floating-point arrays in their order. If it is None, the
+        gradient is that of `plain`.
+      batched: positions of the arrays that have the images as their first axis, as all results have.
+      platforms: platforms that can run the kernels, None for all. On other platforms, and in exported programs, `plain`
+        replaces the kernels.
+      trusts_backward: function that says whether the backward kernel may be used; it is called while a gradient is
+        traced. If it returns False, the gradient is that of `plain`. None means that the kernel may be used.
     """
 
     name: str
     plain: Callable[..., Arrays]
     forward: Callable[..., Arrays]
-    backward: Callable[..., Arrays] | None
+    backward: Callable[[Arrays, Arrays], Arrays] | None
     batched: tuple[int, ...]
     platforms: tuple[str, ...] | None = None
     trusts_backward: Callable[[], bool] | None = None
 
     def __call__(self, *arrays: Array) -> Arrays:
-        """The results, for arrays as `plain` takes them."""
+        """Returns the results, for the same arrays as `plain`."""
         return tuple(_bind(_CALL, *arrays, operation=self))
 
-    def plain_backward(self, *arrays_and_cotangents: Array, count: int) -> Arrays:
-        """What `backward` computes, by the derivative of `plain`; the first `count` are the arrays."""
-        arrays, cotangents = arrays_and_cotangents[:count], arrays_and_cotangents[count:]
+    def plain_backward(self, arrays: Arrays, cotangents: Arrays) -> Arrays:
+        """Computes the gradient by the derivative of `plain`.
+
+        Args:
+          arrays: the operation's arrays.
+          cotangents: cotangents of its results.
+
+        Returns:
+          The cotangents of the floating-point arrays, in their order.
+        """
         positions = _floating(arrays)
 
         def of_floating(*floating: Array) -> Arrays:
@@ -71,7 +81,16 @@ class FusedOperation:
 
 
 def backward(operation: FusedOperation, arrays: Arrays, cotangents: Arrays) -> Arrays:
-    """The cotangents of the operation's floating-point arrays, by its backward kernel."""
+    """Computes the gradient of an operation by its backward kernel.
+
+    Args:
+      operation: the operation.
+      arrays: its arrays.
+      cotangents: cotangents of its results.
+
+    Returns:
+      The cotangents of the floating-point arrays, in their order.
+    """
     return tuple(_bind(_BACKWARD, *arrays, *cotangents, operation=operation, count=len(arrays)))
 
 
@@ -82,7 +101,11 @@ _OBSERVED: contextvars.ContextVar[list[tuple[FusedOperation, Arrays]] | None] = 
 
 @contextlib.contextmanager
 def observed() -> Iterator[list[tuple[FusedOperation, Arrays]]]:
-    """Yields a list of the operations that are called on concrete arrays while the block runs, with their arrays."""
+    """Records the operations that are called on concrete arrays, not on tracers, while the block runs.
+
+    Yields:
+      A list to which each call adds the operation and its arrays.
+    """
     calls: list[tuple[FusedOperation, Arrays]] = []
     token = _OBSERVED.set(calls)
     try:
@@ -100,7 +123,7 @@ def _call_without_kernel(*arrays: Array, operation: FusedOperation) -> Arrays:
 
 
 def _tangent(*arrays: Array, operation: FusedOperation, active: tuple[int, ...]) -> Arrays:
-    """The derivative of `plain` along the last arrays, which are tangents of those in `active`."""
+    """Computes the derivative of `plain` along the last arrays, the tangents of the arrays at the positions `active`."""
     count = len(arrays) - len(active)
     primals, tangents = arrays[:count], arrays[count:]
 
@@ -111,16 +134,16 @@ def _tangent(*arrays: Array, operation: FusedOperation, active: tuple[int, ...])
 
 
 def _backward(*arrays: Array, operation: FusedOperation, count: int) -> Arrays:
-    if operation.backward is None:
-        return operation.plain_backward(*arrays, count=count)
-    return tuple(operation.backward(*arrays))
+    gradient = operation.backward or operation.plain_backward
+    return tuple(gradient(arrays[:count], arrays[count:]))
 
 
 def _backward_without_kernel(*arrays: Array, operation: FusedOperation, count: int) -> Arrays:
-    return operation.plain_backward(*arrays, count=count)
+    return operation.plain_backward(arrays[:count], arrays[count:])
 
 
 def _replaced(arrays: Sequence[Array], positions: Sequence[int], others: Sequence[Array]) -> list[Array]:
+    """Returns the arrays with those at the positions replaced by others."""
     replaced = list(arrays)
     for position, other in zip(positions, others, strict=True):
         replaced[position] = other
@@ -128,6 +151,7 @@ def _replaced(arrays: Sequence[Array], positions: Sequence[int], others: Sequenc
 
 
 def _floating(arrays: Sequence[Any]) -> tuple[int, ...]:
+    """Returns the positions of the floating-point arrays."""
     return tuple(i for i, array in enumerate(arrays) if jnp.issubdtype(array.dtype, jnp.floating))
 
 
@@ -135,7 +159,7 @@ def _floating(arrays: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _bind(primitive: Primitive, *arrays: Array, **parameters: Any) -> Sequence[Array]:
-    """Binds a primitive; inside `jax.shard_map`, all its arrays vary over the same axes of the mesh."""
+    """Binds a primitive. Inside `jax.shard_map`, its arrays are first made to vary over the same axes of the mesh."""
     axes = _varying_axes(map(jax.typeof, arrays))
     if axes:
         arrays = tuple(_vary(array, axes - _varying_axes([jax.typeof(array)])) for array in arrays)
@@ -143,7 +167,7 @@ def _bind(primitive: Primitive, *arrays: Array, **parameters: Any) -> Sequence[A
 
 
 def _varying_axes(shapes: Iterable[Any]) -> frozenset[Any]:
-    """Axes of the mesh over which any of the arrays varies."""
+    """Returns the axes of the mesh over which at least one of the arrays varies."""
     return frozenset().union(*(shape.manual_axis_type.varying for shape in shapes))
 
 
@@ -152,7 +176,7 @@ def _vary(array: Array, axes: frozenset[Any]) -> Array:
 
 
 def _shape_on(mesh: Any, varying_axes: frozenset[Any], result: Any) -> jax.core.ShapedArray:
-    """A result's shape; inside `jax.shard_map`, it varies over the axes over which the arguments vary."""
+    """Returns the abstract value of a result. Inside `jax.shard_map`, it varies over the same axes as the arguments."""
     if not varying_axes:
         return jax.core.ShapedArray(result.shape, result.dtype)
     varying = jax.sharding.ManualAxisType(varying=varying_axes)
@@ -178,7 +202,7 @@ def _primitive(
     without_kernel: Callable[..., Arrays],
     result_shapes: Callable[..., Sequence[Any]],
 ) -> Primitive:
-    """A primitive that computes `function`; in a program that cannot hold the kernels, `without_kernel`."""
+    """Makes a primitive that computes `function`, or `without_kernel` in a program that cannot contain the kernels."""
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -190,7 +214,7 @@ def _primitive(
     def lowering(context: Any, *operands: Any, operation: FusedOperation, **others: Any) -> Any:
         chosen = function if _has_kernel(context, operation) else without_kernel
         lowered = mlir.lower_fun(functools.partial(chosen, operation=operation, **others), multiple_results=True)
-        # Inside a program, the axes over which arrays vary play no part any more.
+        # The lowered function ignores the axes over which arrays vary.
         unvarying = [jax.core.ShapedArray(array.shape, array.dtype) for array in context.avals_in]
         return lowered(context.replace(avals_in=unvarying), *operands)
 
@@ -202,7 +226,7 @@ def _primitive(
         calls = _OBSERVED.get()
         if calls is not None and function is _call:
             calls.append((parameters["operation"], arrays))
-        with jax.disable_jit(False):  # a kernel is a compiled program in any case
+        with jax.disable_jit(False):  # a kernel is always a compiled program
             return compiled(**parameters)(*arrays)
 
     primitive.def_impl(evaluate)
@@ -212,9 +236,9 @@ def _primitive(
 
 
 def _has_kernel(context: Any, operation: FusedOperation) -> bool:
-    """Whether the program that is lowered can hold the operation's kernels."""
+    """Returns whether the program that is lowered can contain the operation's kernels."""
     module = context.module_context
-    if module.lowering_parameters.for_export:  # it will run on other machines
+    if module.lowering_parameters.for_export:  # an exported program runs on other machines
         return False
     platforms = context.platforms or module.platforms
     return operation.platforms is None or set(platforms) <= set(operation.platforms)
@@ -229,7 +253,14 @@ _FUNCTIONS: dict[Primitive, Callable[..., Arrays]] = {_CALL: _call, _TANGENT: _t
 
 
 def programs_in(equation: Any) -> list[Any]:
-    """The programs (jaxprs) that an equation of a traced program calls; of a fused operation, that of its kernel."""
+    """Returns the programs that an equation of a traced program calls.
+
+    Args:
+      equation: an equation of a jaxpr.
+
+    Returns:
+      Jaxprs. For a fused operation, this is the program that calls the kernel.
+    """
     if equation.primitive not in _FUNCTIONS:
         return list(jaxprs_in_params(equation.params))
     function = functools.partial(_FUNCTIONS[equation.primitive], **equation.params)
@@ -243,20 +274,20 @@ def programs_in(equation: Any) -> list[Any]:
 def _jvp_of_call(primals: Sequence[Array], tangents: Sequence[Any], *, operation: FusedOperation) -> Any:
     active = tuple(i for i in _floating(primals) if type(tangents[i]) is not ad.Zero)
     results = _bind(_CALL, *primals, operation=operation)
-    moved = (tangents[i] for i in active)
-    return results, _bind(_TANGENT, *primals, *moved, operation=operation, active=active)
+    active_tangents = (tangents[i] for i in active)
+    return results, _bind(_TANGENT, *primals, *active_tangents, operation=operation, active=active)
 
 
 def _jvp_of_plain(function: Callable[..., Arrays]) -> Callable[..., Any]:
-    """The rule of a primitive whose derivatives are those of a function in JAX."""
+    """Returns the differentiation rule of a primitive whose derivatives are those of a function in JAX."""
 
     def rule(primals: Sequence[Array], tangents: Sequence[Any], **parameters: Any) -> Any:
-        moving = [i for i in _floating(primals) if type(tangents[i]) is not ad.Zero]
+        active = [i for i in _floating(primals) if type(tangents[i]) is not ad.Zero]
 
-        def of_moving(*some: Array) -> Arrays:
-            return function(*_replaced(primals, moving, some), **parameters)
+        def of_active(*some: Array) -> Arrays:
+            return function(*_replaced(primals, active, some), **parameters)
 
-        return jax.jvp(of_moving, tuple(primals[i] for i in moving), tuple(tangents[i] for i in moving))
+        return jax.jvp(of_active, tuple(primals[i] for i in active), tuple(tangents[i] for i in active))
 
     return rule
 
@@ -270,7 +301,7 @@ def _transpose_of_tangent(
     if operation.trusts_backward is None or operation.trusts_backward():
         gradients = _bind(_BACKWARD, *primals, *instantiated, operation=operation, count=count)
     else:
-        gradients = operation.plain_backward(*primals, *instantiated, count=count)
+        gradients = operation.plain_backward(tuple(primals), tuple(instantiated))
     of_position = dict(zip(_floating(primals), gradients, strict=True))
     return [None] * count + [of_position[i] for i in active]
 
@@ -281,11 +312,14 @@ ad.primitive_jvps[_BACKWARD] = _jvp_of_plain(_backward_without_kernel)
 ad.primitive_transposes[_TANGENT] = _transpose_of_tangent
 
 
-# Mapping.
+# Batching (`vmap`).
 
 
 def _batch_call(arrays: Sequence[Array], axes: Sequence[int | None], *, operation: FusedOperation) -> Any:
-    """The mapped axis goes into the images' axis; where other arrays are mapped as well, one call follows the other."""
+    """Merges the mapped axis with the axis of the images, if only batched arrays are mapped.
+
+    Otherwise, there is one call after the other.
+    """
     mapped = {i: axis for i, axis in enumerate(axes) if axis is not None}
     if not mapped.keys() <= set(operation.batched):
         return _batch_one_by_one(_CALL)(arrays, axes, operation=operation)
@@ -300,6 +334,8 @@ def _batch_call(arrays: Sequence[Array], axes: Sequence[int | None], *, operatio
 
 
 def _batch_one_by_one(primitive: Primitive) -> Callable[..., Any]:
+    """Returns the batching rule that makes one call after the other."""
+
     def rule(arrays: Sequence[Array], axes: Sequence[int | None], **parameters: Any) -> Any:
         mapped = {i: axis for i, axis in enumerate(axes) if axis is not None}
 

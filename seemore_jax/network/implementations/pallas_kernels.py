@@ -98,13 +98,12 @@ class _BlockKernels:
         results = [jax.ShapeDtypeStruct(like.shape, like.dtype)] * len(self.block.outputs)
         return self._call("forward", self._forward_kernel, arrays, results, len(self.block.buffers))
 
-    def backward(self, *arrays: Array) -> Arrays:
-        count, inputs = self.weight_count, len(self.block.inputs)
-        weights, maps, cotangents = arrays[:count], arrays[count : count + inputs], arrays[count + inputs :]
+    def backward(self, arrays: Arrays, cotangents: Arrays) -> Arrays:
+        weights, maps = arrays[: self.weight_count], arrays[self.weight_count :]
         results = [jax.ShapeDtypeStruct(weight.shape, jnp.float32) for weight in weights]
         results += [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in maps]
         cotangents = tuple(cotangent.astype(maps[0].dtype) for cotangent in cotangents)
-        buffers = 2 * len(self.block.buffers) + inputs
+        buffers = 2 * len(self.block.buffers) + len(self.block.inputs)
         return self._call("backward", self._backward_kernel, (*weights, *maps, *cotangents), results, buffers)
 
     def _call(

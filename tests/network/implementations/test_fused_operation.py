@@ -39,7 +39,8 @@ def forward(images: Array, index: Array, weight: Array) -> Arrays:
     return tuple(FORWARD * result for result in plain(images, index, weight))
 
 
-def backward(images: Array, index: Array, weight: Array, *cotangents: Array) -> Arrays:
+def backward(arrays: Arrays, cotangents: Arrays) -> Arrays:
+    images, index, weight = arrays
     _BACKWARD_CALLS.append(images.shape)
     _, pull_back = jax.vjp(lambda images, weight: plain(images, index, weight), images, weight)
     return tuple(BACKWARD * gradient for gradient in pull_back(cotangents))
@@ -194,7 +195,7 @@ def test_integers_have_no_cotangent() -> None:
     op = operation()
     for gradients in (
         fused_operation.backward(op, (IMAGES, INDEX, WEIGHT), ALL_ONES),
-        op.plain_backward(IMAGES, INDEX, WEIGHT, *ALL_ONES, count=3),
+        op.plain_backward((IMAGES, INDEX, WEIGHT), ALL_ONES),
     ):
         assert [gradient.shape for gradient in gradients] == [IMAGES.shape, WEIGHT.shape]
     _, pull_back = jax.vjp(op, IMAGES, INDEX, WEIGHT)

@@ -1,4 +1,4 @@
-"""If these fail, a wrong call of a kernel, a wrong file or no memory ends the process, where it should say what is."""
+"""If these tests fail, a wrong call of a kernel, a damaged file or a lack of memory ends the process without a message."""
 
 import ctypes
 import functools
@@ -18,24 +18,25 @@ import jax.numpy as jnp
 import pytest
 
 from seemore_jax.network.implementations import native
+from seemore_jax.network.implementations.cpu_operations import KernelRegion
 from tests.support.needs import NEEDS
 
 needs_kernels = pytest.mark.needs("compiler")
 
 SIZES = {"n": 2, "h": 8, "c": 3, "p": 16, "o": 5, "k": 3, "r": 4, "s": 2}
-REGION = (8, 13, 0, 8, 2, 0, 8, 0, 8)  # height, width, first_row, image_height, summary_rows, begin, end, from, until
+REGION = (8, 13, 0, 8, 2, 0, 8, 0, 8)  # the values of `KernelRegion._fields`
 Buffers = list[tuple[str, list[str]]]  # name and axes
 
 
 def signatures() -> dict[str, tuple[Buffers, Buffers]]:
-    """Each kernel's inputs after the region, and its outputs, as its source file declares them."""
+    """Returns each kernel's inputs after the region, and its outputs, as its source file declares them."""
     sources = "".join(path.read_text() for path in sorted(Path(native.__file__).parent.glob("*.cc")))
     declared = re.findall(r"^SEEMORE_KERNEL\((\w+),(.*?)\);", sources, re.DOTALL | re.MULTILINE)
 
     def buffers(text: str) -> Buffers:
         return [(name, axes.split()) for name, axes in re.findall(r"(\w+)\[(.*?)\]", text)]
 
-    joined = {name: re.sub(r'"\s*"', "", text) for name, text in declared}  # as C++ joins strings
+    joined = {name: re.sub(r'"\s*"', "", text) for name, text in declared}  # C++ concatenates adjacent strings
     halves = {name: re.findall(r'"(.*?)"', text) for name, text in joined.items()}
     return {name: (buffers(inputs), buffers(outputs)) for name, (inputs, outputs) in halves.items()}
 
@@ -81,7 +82,7 @@ def refused(kernel: str, buffer: str, *arguments: Any, **options: Any) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> None:
-    if not NEEDS["compiler"].present():  # the tests that do without it go on
+    if not NEEDS["compiler"].present():  # some tests need no compiler
         return
     assert native.available()
     native.prepare("strips")
@@ -89,9 +90,9 @@ def registered() -> None:
 
 
 def wrong_buffers(buffers: Buffers) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Each buffer with another type, another number of axes, and another size of an axis that is known by then.
+    """Yields each buffer with a wrong type, a wrong number of axes, and a wrong size of an axis whose size is known.
 
-    tests/native does this for all axes: here, each is a program to compile.
+    tests/native tests all axes. Here, each wrong buffer is a program to compile.
     """
     known: set[str] = set()
     for i, ((_, axes), (*shape, dtype)) in enumerate(zip(buffers, shapes(buffers), strict=True)):
@@ -135,7 +136,6 @@ def test_a_region_beyond_the_arrays_is_refused(kernel: str) -> None:
     inputs, outputs = map(shapes, SIGNATURES[kernel])
     for array in (jnp.zeros(9), jnp.zeros(8, jnp.int32), jnp.zeros((1, 9), jnp.int32), jnp.int32(3)):
         refused(kernel, "region", inputs, outputs, region=array)
-    fields = ("height", "width", "first_row", "image_height", "summary_rows", "begin", "end", "from", "until")
     wrong = {
         "height": (0, 9, -1),
         "width": (0, 17),
@@ -144,11 +144,13 @@ def test_a_region_beyond_the_arrays_is_refused(kernel: str) -> None:
         "summary_rows": (-1, *((0, 3) if any(axes[1:2] == ["s"] for _, axes in SIGNATURES[kernel][0]) else ())),
         "begin": (-1, 9),
         "end": (-1, 9),
-        "from": (-1, 9),
-        "until": (-1, 9),
+        "compute_begin": (-1, 9),
+        "compute_end": (-1, 9),
     }
     for field, value in ((field, value) for field, values in wrong.items() for value in values):
-        region = tuple(value if name == field else known for name, known in zip(fields, REGION, strict=True))
+        region = tuple(
+            value if name == field else known for name, known in zip(KernelRegion._fields, REGION, strict=True)
+        )
         message = refused(kernel, "region", inputs, outputs, region=region)
         assert field in message
     if kernel == "global_statistics":
@@ -167,7 +169,7 @@ def test_the_filter_and_the_pitch_have_to_be_what_the_kernels_have_room_for() ->
 
 @needs_kernels
 def test_only_half_a_norm_is_refused() -> None:
-    """Else the offset would be read where there is none."""
+    """Otherwise, the kernel would read an empty array."""
     inputs, outputs = map(shapes, SIGNATURES["convolution"])
     for i, name in ((2, "offset"), (1, "offset")):
         refused("convolution", name, [*inputs[:i], (0, jnp.float32), *inputs[i + 1 :]], outputs)
@@ -189,7 +191,7 @@ def test_no_rows_to_compute_are_no_error() -> None:
 
 @needs_kernels
 def test_an_image_too_low_for_the_reduction_has_none() -> None:
-    """Else the process ends with a division by zero."""
+    """Otherwise, a division by zero ends the process."""
     for kernel in ("reduction", "reduction_backward"):
         inputs, outputs = map(shapes, SIGNATURES[kernel])
         call(kernel, inputs, outputs, region=(3, 13, 0, 3, 2, 0, 3, 0, 3))
@@ -227,7 +229,7 @@ ARM = "processor : {core}\nBogoMIPS : 243.75\nFeatures : fp asimd {flag}\nCPU im
         (X86.format(core=0, mhz=1, flag="avx2"), X86.format(core=0, mhz=1, flag="avx512f")),
         (ARM.format(core=0, part="0xd0c", flag=""), ARM.format(core=0, part="0xd0c", flag="sve")),
         (ARM.format(core=0, part="0xd0c", flag="sve"), ARM.format(core=0, part="0xd40", flag="sve")),
-        (  # another kind of core beside the first
+        (  # two kinds of core
             ARM.format(core=0, part="0xd0c", flag=""),
             ARM.format(core=0, part="0xd0c", flag="") + ARM.format(core=1, part="0xd40", flag=""),
         ),
@@ -235,7 +237,7 @@ ARM = "processor : {core}\nBogoMIPS : 243.75\nFeatures : fp asimd {flag}\nCPU im
     ids=["flags", "features", "part", "two kinds of core"],
 )
 def test_each_cpu_has_kernels_of_its_own(tmp_path: Path, text: str, other: str) -> None:
-    """Else a home directory that machines share gives one the instructions of another, which end the process."""
+    """Otherwise, machines that share a home directory would run instructions that their CPU does not have."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(text)
     second.write_text(other)
@@ -243,7 +245,7 @@ def test_each_cpu_has_kernels_of_its_own(tmp_path: Path, text: str, other: str) 
 
 
 def test_the_same_cpu_has_the_same_kernels(tmp_path: Path) -> None:
-    """Whatever its clock is at, and however many cores a container has: else they are compiled over and over."""
+    """The clock rate and the number of cores do not matter; otherwise, the kernels would be compiled again and again."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(X86.format(core=0, mhz=1, flag="avx2"))
     second.write_text(X86.format(core=0, mhz=2, flag="avx2") + X86.format(core=1, mhz=3, flag="avx2"))
@@ -256,7 +258,7 @@ def test_a_system_without_proc_has_a_cpu_too(tmp_path: Path) -> None:
 
 @needs_kernels
 def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else CXX="g++ -mno-avx512f" has no effect where the kernels were compiled without."""
+    """Otherwise, CXX="g++ -mno-avx512f" would have no effect if kernels without this flag are in the cache."""
     monkeypatch.setenv("CXX", "c++")
     plain = native.identity()
     monkeypatch.setenv("CXX", "c++ -O1")
@@ -265,7 +267,7 @@ def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """With a kernel that compiles at once."""
+    """Returns an empty cache folder; the only source file compiles quickly."""
     (tmp_path / "one.cc").write_text('extern "C" __attribute__((visibility("default"))) int one() { return 1; }')
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
@@ -275,7 +277,7 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @needs_kernels
 @pytest.mark.parametrize("size", [0, 100, 5000, -1])
 def test_a_damaged_file_is_compiled_again(empty_cache: Path, size: int) -> None:
-    """To load a file that was cut off can end the process."""
+    """The process can crash when it loads a truncated file."""
     path = native._compiled("one")
     content = path.read_bytes()
     path.write_bytes(content[:size] if size >= 0 else bytes(reversed(content)))
@@ -296,7 +298,7 @@ def test_several_processes_may_compile_at_once(empty_cache: Path) -> None:
 def test_a_file_that_cannot_be_loaded_is_done_without(
     empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In one line, and with the plain network: a folder may forbid to run what is in it."""
+    """There is a warning of one line. A file cannot be loaded, for example, from a folder mounted without execution."""
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nfor last; do :; done\necho no program > "$last"\n')
     compiler.chmod(0o755)
@@ -325,7 +327,7 @@ SEEMORE_KERNEL(fails, "x[n h c p]", "out[n h c p]");
 
 @needs_kernels
 def test_a_kernel_without_memory_says_so(tmp_path: Path) -> None:
-    """A kernel that runs out of memory raises an exception, on any thread; it must not end the process."""
+    """A kernel that runs out of memory on any thread raises an exception; it must not end the process."""
     source, library = tmp_path / "fails.cc", tmp_path / "fails.so"
     source.write_text(_FAILING)
     include = ["-I", str(native._FOLDER), "-isystem", jax.ffi.include_dir()]

@@ -1,4 +1,4 @@
-// The kernels as XLA calls them: their arrays, where the image is in them, and sums over strips of it.
+// Calls of kernels by XLA: checked arrays, the valid region, sums over strips, and the definition of FFI symbols.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,11 +16,13 @@
 
 namespace seemore {
 
-constexpr int kForwardRows = 48;   // of a strip: the rows at its edges are computed twice
-constexpr int kBackwardRows = 32;  // whole strips are kept in scratch memory
+// Most rows of a strip. Long strips recompute less, because the rows at the edges of a strip are computed twice. Short
+// strips need less scratch memory: backward kernels keep all rows of a strip in it.
+constexpr int kForwardStripRows = 48;
+constexpr int kBackwardStripRows = 32;
 
-// Asks for large pages where the array has no memory yet: XLA allocates arrays anew for every call, and to get memory
-// in small pages takes longer than to compute what is put there.
+// Asks the operating system for large pages for an array. XLA allocates the arrays of each call anew, and the page
+// faults of small pages take longer than the computation of the values.
 inline void use_large_pages(const Array& array) {
 #ifdef MADV_HUGEPAGE
   constexpr size_t page = 1 << 21;
@@ -30,16 +32,17 @@ inline void use_large_pages(const Array& array) {
 #endif
 }
 
+// Call of a kernel: the arrays, the valid region and the thread pool.
 class Call {
  public:
-  // Signatures: of the inputs after the region, and of the outputs. Throws std::invalid_argument if the buffers are
-  // others.
+  // Checks the buffers against the signatures of the inputs (without the region, which is the first input) and of the
+  // outputs. Throws std::invalid_argument if they do not match.
   Call(const char* inputs_signature, const char* outputs_signature, ffi::ThreadPool& pool,
        const ffi::RemainingArgs& inputs, const ffi::RemainingRets& outputs)
       : pool(pool) {
     if (inputs.empty()) throw std::invalid_argument("region is missing: 0 inputs found");
-    const int32_t* r = Check::region_values(*inputs.get<ffi::AnyBuffer>(0));
-    Check check;
+    const int32_t* r = SignatureCheck::region_values(*inputs.get<ffi::AnyBuffer>(0));
+    SignatureCheck check;
     inputs_ = check.arrays(inputs_signature, "inputs after the region", inputs.size() - 1,
                            [&](size_t i) { return *inputs.get<ffi::AnyBuffer>(i + 1); });
     outputs_ = check.arrays(outputs_signature, "outputs", outputs.size(),
@@ -48,32 +51,34 @@ class Call {
     check.region(region);
     for (const Array& output : outputs_) use_large_pages(output);
   }
-  // `count` is their number in the signature.
+  // Returns the input arrays without the region. `count` is the number of arrays in the signature.
   template <size_t count>
   std::array<Array, count> inputs() const {
     return first<count>(inputs_);
   }
+  // Returns the output arrays. `count` is the number of arrays in the signature.
   template <size_t count>
   std::array<Array, count> outputs() const {
     return first<count>(outputs_);
   }
-  // Of feature maps that hold the image.
+  // Returns the shape of a feature map that holds the image.
   Shape shape(const Array& map) const {
     return {map.dim(0), map.dim(1), map.dim(2), map.dim(3), region.height, region.width};
   }
 
-  // Of the rows to be computed; each but the last a multiple of so many.
+  // Divides the rows that the kernel computes into strips. The height of each strip but the last is divisible by
+  // `multiple`.
   std::vector<Strip> strips(const Shape& shape, int multiple = 1) const {
-    return seemore::strips(shape.images, region.from, region.until, kForwardRows, multiple);
+    return seemore::strips(shape.images, region.compute_begin, region.compute_end, kForwardStripRows, multiple);
   }
 
   ffi::ThreadPool& pool;
-  Region region;
+  ValidRegion region;
 
  private:
   template <size_t count>
   static std::array<Array, count> first(const std::vector<Array>& arrays) {
-    if (arrays.size() != count) throw std::logic_error("the kernel takes other arrays than its signature has");
+    if (arrays.size() != count) throw std::logic_error("the kernel and its signature have different numbers of arrays");
     std::array<Array, count> all;
     std::copy_n(arrays.begin(), count, all.begin());
     return all;
@@ -82,11 +87,13 @@ class Call {
   std::vector<Array> inputs_, outputs_;
 };
 
+// Makes a striped convolution from its arrays.
 inline Striped striped_of(const Array& row, const Array& row_bias, const Array& column, const Array& column_bias) {
   return {row.dim(1), row.dim(0), row.data, row_bias.data, column.data, column_bias.data};
 }
 
-// Zeros in the rows of a map beyond the image, which no strip writes. The map has images and rows.
+// Sets the rows of a feature map below the valid region to zero, because no strip writes them. The first axes of the
+// map are images and rows, as in `shape`.
 inline void clear_beyond(const Shape& shape, const Array& map) {
   size_t row = map.count() / (static_cast<size_t>(shape.images) * shape.rows);
   for (int image = 0; image < shape.images; ++image) {
@@ -95,12 +102,13 @@ inline void clear_beyond(const Shape& shape, const Array& map) {
   }
 }
 
-// Arrays that several strips add to: each strip adds to a copy of its own, and the copies are added in order.
-class Sums {
+// Output arrays that are sums over strips. Each strip adds to its own copy of the arrays, and `finish` adds the copies
+// in a fixed order, so that the result does not depend on the number of threads.
+class StripSums {
  public:
-  // With `per_image`, the arrays' first axis is the image's, and a strip has only its image's part. The strips must
-  // outlive this.
-  Sums(std::vector<Array> outputs, const std::vector<Strip>& strips, bool per_image = false)
+  // With `per_image`, the first axis of the arrays is the image, and the copy of a strip is only the part of its image.
+  // The vector of strips must outlive this object.
+  StripSums(std::vector<Array> outputs, const std::vector<Strip>& strips, bool per_image = false)
       : outputs_(std::move(outputs)), strips_(strips), images_(per_image ? outputs_[0].dim(0) : 1) {
     for (const Array& output : outputs_) {
       begins_.push_back(size_);
@@ -108,7 +116,9 @@ class Sums {
     }
     copies_.assign(strips.size() * size_, 0.0f);
   }
+  // Returns the copy of an output for a strip; it begins with zeros.
   float* of(int strip, int output) { return copies_.data() + strip * size_ + begins_[output]; }
+  // Writes the sums to the output arrays.
   void finish() {
     for (size_t k = 0; k < outputs_.size(); ++k) {
       size_t count = outputs_[k].count() / images_;
@@ -130,10 +140,11 @@ class Sums {
   std::vector<float> copies_;
 };
 
-// Of one type for all kernels: each type that XLA's templates see costs seconds to compile.
+// Type of the function that XLA calls. All kernels have the same type, because each further type makes the compilation
+// of XLA's templates seconds longer.
 using Handler = ffi::Error (*)(ffi::ThreadPool, ffi::RemainingArgs, ffi::RemainingRets);
 
-// What a kernel throws becomes XLA's error, with the kernel's name.
+// Runs a kernel, and turns an exception of the kernel into an error of XLA that begins with the kernel's name.
 inline ffi::Error handle(const char* name, const char* inputs_signature, const char* outputs_signature,
                          void (*kernel)(const Call&), ffi::ThreadPool& pool, const ffi::RemainingArgs& inputs,
                          const ffi::RemainingRets& outputs) {
@@ -152,7 +163,7 @@ inline ffi::Error handle(const char* name, const char* inputs_signature, const c
   }
 }
 
-// The symbols that `native/__init__.py` registers, with their signatures.
+// Defines the FFI symbol seemore_NAME of the kernel function NAME, which native/__init__.py registers with XLA.
 #define SEEMORE_KERNEL(name, inputs_signature, outputs_signature)                                            \
   extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* seemore_##name(XLA_FFI_CallFrame*);       \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                                             \

@@ -1,4 +1,4 @@
-// Linear maps of the channels, applied to whole lines of pixels, and their weights' gradients.
+// Linear maps of the channels, applied to lines of pixels, and the gradients of their weights.
 #pragma once
 
 #include <vector>
@@ -7,12 +7,14 @@
 
 namespace seemore {
 
-inline constexpr int kTile = 6;                    // outputs that are computed together
-inline constexpr int kSpan = kLanes == 8 ? 2 : 4;  // vectors of pixels that are: as many as registers hold
+// A tile of kTile outputs and kSpan vectors of pixels is computed at once: as much as the registers hold.
+inline constexpr int kTile = 6;
+inline constexpr int kSpan = kLanes == 8 ? 2 : 4;
 
-// Weights (inputs, outputs) in the order in which `apply` reads them, the last tile filled up with zeros.
+// Linear map with bias. The weights are stored in the order in which `apply` reads them; zeros fill the last tile.
 class Linear {
  public:
+  // Makes the map from functions weight(input, output) and bias(output).
   template <class Weight, class Bias>
   Linear(int inputs, int outputs, Weight&& weight, Bias&& bias) : inputs_(inputs), outputs_(outputs) {
     int tiles = (outputs + kTile - 1) / kTile;
@@ -24,23 +26,25 @@ class Linear {
       for (int i = 0; i < inputs; ++i) column[static_cast<size_t>(i) * kTile] = weight(i, o);
     }
   }
-  // From a row-major matrix (inputs, outputs).
+  // Makes the map from a row-major matrix (inputs, outputs) and a bias (outputs).
   Linear(int inputs, int outputs, const float* weights, const float* bias)
       : Linear(
             inputs, outputs, [=](int i, int o) { return weights[i * outputs + o]; }, [=](int o) { return bias[o]; }) {}
-  // Its transpose without bias: what carries a gradient back.
+  // Makes the transposed map without bias, which maps a gradient with respect to the outputs to one with respect to the
+  // inputs. `weights` is the matrix (inputs, outputs) of the original map.
   static Linear transposed(int inputs, int outputs, const float* weights) {
     return Linear(outputs, inputs, [=](int o, int i) { return weights[i * outputs + o]; }, [](int) { return 0.0f; });
   }
 
-  // emit(output, column, vector) for each output and the `pitch` columns, a multiple of kLanes; `lines` has a pointer
-  // to so many floats for each input.
+  // Calls emit(output, column, vector) for each output and each vector of the `pitch` columns, a multiple of kLanes.
+  // `lines` has, for each input, a pointer to `pitch` floats.
   template <class Emit>
   void apply(const float* const* lines, int pitch, Emit&& emit) const {
     int w = 0;
     for (; w + kSpan * kLanes <= pitch; w += kSpan * kLanes) tiles<kSpan>(lines, w, emit);
     for (; w < pitch; w += kLanes) tiles<1>(lines, w, emit);
   }
+  // Applies the map to lines that are `stride` floats apart.
   template <class Emit>
   void apply(const float* first_line, ptrdiff_t stride, int pitch, Emit&& emit) const {
     std::vector<const float*> lines(inputs_);
@@ -72,7 +76,7 @@ class Linear {
         for (int j = 0; j < span; ++j) sums[o][j] += weight * x[j];
       }
     }
-    // Not unrolled: what is done with a result is long code.
+    // The calls of `emit` are not unrolled, because they are long code.
     Vec results[kTile * span];
 #pragma GCC unroll 8
     for (int o = 0; o < kTile; ++o)
@@ -89,10 +93,10 @@ class Linear {
   std::vector<float> weights_, bias_;
 };
 
-// A tile of `add_weight_gradient`: i0 < inputs, o0 < outputs.
+// Computes one tile of `add_weight_gradient`, which begins at input i0 < inputs and output o0 < outputs.
 template <int across>
-inline void add_products(const Block& a, int i0, int inputs, const Block& b, int o0, int outputs, int rows, int pitch,
-                         float* gradient, int gradient_stride) {
+inline void add_products(const RowView& a, int i0, int inputs, const RowView& b, int o0, int outputs, int rows,
+                         int pitch, float* gradient, int gradient_stride) {
   constexpr int down = 4;
   Vec sums[down][across] = {};
   for (int r = 0; r < rows; ++r) {
@@ -117,9 +121,10 @@ inline void add_products(const Block& a, int i0, int inputs, const Block& b, int
       gradient[(i0 + i) * gradient_stride + o0 + o] += sum(sums[i][o]);
 }
 
-// gradient[i][o] += sum over rows and columns of a[i] * b[o]: the gradient of a linear map's weights. Here and below,
-// lines have `pitch` floats, a multiple of kLanes.
-inline void add_weight_gradient(const Block& a, int inputs, const Block& b, int outputs, int rows, int pitch,
+// Adds to gradient[i][o] the sum over rows and columns of a[i] * b[o]. This is the gradient of the weights of a linear
+// map, where `a` is its input and `b` the gradient with respect to its output. Here and below, lines have `pitch`
+// floats, a multiple of kLanes.
+inline void add_weight_gradient(const RowView& a, int inputs, const RowView& b, int outputs, int rows, int pitch,
                                 float* gradient, int gradient_stride) {
   constexpr int across = kLanes == 8 ? 2 : 6;
   for (int i = 0; i < inputs; i += 4)
@@ -127,8 +132,8 @@ inline void add_weight_gradient(const Block& a, int inputs, const Block& b, int 
       add_products<across>(a, i, inputs, b, o, outputs, rows, pitch, gradient, gradient_stride);
 }
 
-// gradient[o] += sum over rows and columns of b[o].
-inline void add_bias_gradient(const Block& b, int outputs, int rows, int pitch, float* gradient) {
+// Adds to gradient[o] the sum over rows and columns of b[o].
+inline void add_bias_gradient(const RowView& b, int outputs, int rows, int pitch, float* gradient) {
   for (int o = 0; o < outputs; ++o) {
     Vec total{};
     for (int r = 0; r < rows; ++r)
@@ -137,7 +142,7 @@ inline void add_bias_gradient(const Block& b, int outputs, int rows, int pitch, 
   }
 }
 
-// Sum over rows and columns of the products of two lines: the gradient of one tap of a depthwise filter.
+// Returns the sum over rows and columns of a * b: the gradient of one tap of a depthwise filter.
 inline float correlation(const float* a, ptrdiff_t a_row, const float* b, ptrdiff_t b_row, int rows, int pitch) {
   Vec total{};
   for (int r = 0; r < rows; ++r)
@@ -145,16 +150,17 @@ inline float correlation(const float* a, ptrdiff_t a_row, const float* b, ptrdif
   return sum(total);
 }
 
-// One row of the gradient towards x of x + f(linear(normalize(x))): `linear_gradient` is towards the linear map's
-// output, `transposed` its transpose, `scratch` a row for what it gives.
+// Computes one row of the gradient with respect to x of x + f(linear(normalize(x))). `gradient` is the gradient with
+// respect to the sum, `linear_gradient` with respect to the output of the linear map, `transposed` the transposed map.
+// `normalized_gradient` is a buffer of one row.
 inline void store_residual_gradient(const Shape& shape, int image, int row, const Linear& transposed,
-                                    Rows& linear_gradient, Rows& normalized, Rows& inverse, Rows& scratch,
-                                    const float* gradient, float* x_gradient) {
+                                    RowBuffer& linear_gradient, RowBuffer& normalized, RowBuffer& inverse,
+                                    RowBuffer& normalized_gradient, const float* gradient, float* x_gradient) {
   transposed.apply(linear_gradient.line(row, 0), linear_gradient.stride(), shape.pitch,
-                   [&](int c, int w, Vec v) { store(scratch.line(0, c) + w, v); });
+                   [&](int c, int w, Vec v) { store(normalized_gradient.line(0, c) + w, v); });
   size_t line = shape.line(image, row, 0);
-  normalize_backward(scratch.line(0, 0), scratch.stride(), normalized.line(row, 0), normalized.stride(),
-                     inverse.line(row, 0), shape.channels, shape.pitch, [&](int c, int w, Vec v) {
+  normalize_backward(normalized_gradient.line(0, 0), normalized_gradient.stride(), normalized.line(row, 0),
+                     normalized.stride(), inverse.line(row, 0), shape.channels, shape.pitch, [&](int c, int w, Vec v) {
                        size_t at = line + c * shape.pitch + w;
                        store(x_gradient + at, load(gradient + at) + v);
                      });

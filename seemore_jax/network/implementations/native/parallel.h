@@ -1,4 +1,4 @@
-// Tasks on the threads that XLA has.
+// Parallel tasks on XLA's thread pool.
 #pragma once
 
 #include <algorithm>
@@ -11,15 +11,16 @@
 
 namespace seemore {
 
-// Calls body(task) for each task in 0 … count - 1. The calling thread works too and never waits for a helper that
-// has not begun: it may itself be the pool's only free thread. If a task throws, no further one begins, and the first
-// exception is thrown here, after all that have begun: until then they need the body.
+// Calls body(task) for task = 0, ..., count - 1, on the calling thread and on threads of the pool, the helpers. The
+// calling thread never waits for a helper that has not begun, because it may be the only free thread of the pool. If a
+// task throws, no further task begins. The first exception is thrown again after all tasks that have begun are
+// finished, because they still use `body`.
 template <class Pool, class Body>
 void for_each_task(Pool& pool, int count, const Body& body) {
   struct Shared {
     explicit Shared(int count) : begun(count) {}
     std::atomic<int> next{0};
-    int begun, finished = 0;  // tasks; all are counted as begun unless one fails
+    int begun, finished = 0;  // numbers of tasks; `begun` is the number of all tasks unless one fails
     std::exception_ptr error;
     std::mutex mutex;
     std::condition_variable all_finished;
@@ -45,7 +46,7 @@ void for_each_task(Pool& pool, int count, const Body& body) {
   int helpers = static_cast<int>(std::min<int64_t>(pool.num_threads(), count)) - 1;
   try {
     for (int i = 0; i < helpers; ++i) pool.Schedule(decltype(take_tasks)(take_tasks));
-  } catch (...) {  // no memory for another helper: fewer do
+  } catch (...) {  // no memory for another helper: the other threads do its tasks
   }
   take_tasks();
   std::unique_lock<std::mutex> lock(shared->mutex);

@@ -1,4 +1,4 @@
-// The kernels of a rank modulating expert, and the dense convolution.
+// Forward kernels of a rank modulating expert (paper, sections 3.2 and 3.3), and of the dense convolution.
 
 #include "call.h"
 #include "convolution.h"
@@ -7,6 +7,7 @@
 
 namespace seemore {
 
+// Computes a dense 3x3 convolution of x, or of the LayerNorm of x if `scale` and `offset` are not empty.
 void convolution(const Call& call) {
   auto [x, scale, offset, taps, bias] = call.inputs<5>();
   auto [out] = call.outputs<1>();
@@ -16,12 +17,13 @@ void convolution(const Call& call) {
   clear_beyond(op.shape, out);
 }
 
+// Computes local features and context of the embedded input x, and the sum of the features over each image.
 void features_and_context(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias] = call.inputs<7>();
   auto [features, context, pooled] = call.outputs<3>();
   auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
   auto work = call.strips(op.shape);
-  Sums sums({pooled}, work, true);
+  StripSums sums({pooled}, work, true);
   for_each_task(call.pool, work.size(), [&, x = x, features = features, context = context](int i) {
     auto line = [&](const Array& map) {
       return
@@ -34,6 +36,7 @@ void features_and_context(const Call& call) {
   clear_beyond(op.shape, context);
 }
 
+// Computes x + the output of the chosen low-rank experts, with the weights of each image.
 void low_rank_experts(const Call& call) {
   auto [x, features, context, summary, wf, bf, wc, bc, wo, bo] = call.inputs<10>();
   auto [out] = call.outputs<1>();
@@ -46,6 +49,7 @@ void low_rank_experts(const Call& call) {
   clear_beyond(experts[0].shape, out);
 }
 
+// Computes the first reduction of the context: a depthwise 4x4 convolution with stride 4.
 void reduction(const Call& call) {
   auto [x, taps, bias] = call.inputs<3>();
   auto [out] = call.outputs<1>();
@@ -56,7 +60,7 @@ void reduction(const Call& call) {
     float* products = Scratch::of_thread().take(op.shape.pitch);
     op.forward(i / rows, i % rows, line, bias.data, products, out.data);
   });
-  clear_beyond(op.small(), out);
+  clear_beyond(op.output_shape(), out);
 }
 
 SEEMORE_KERNEL(convolution, "x[n h c p] scale[c?] offset[c?] taps[9c o] bias[o]", "out[n h o p]");

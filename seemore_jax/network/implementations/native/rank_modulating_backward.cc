@@ -1,4 +1,5 @@
-// The gradients of the kernels in rank_modulating.cc.
+// Backward kernels of those in rank_modulating.cc: the gradients with respect to their inputs. dNAME is the gradient
+// with respect to NAME.
 
 #include "call.h"
 #include "convolution.h"
@@ -11,8 +12,8 @@ void convolution_backward(const Call& call) {
   auto [x, scale, offset, taps, bias, gradient] = call.inputs<6>();
   auto [dx, dscale, doffset, dtaps, dbias] = call.outputs<5>();
   Convolution op = convolution_of(call, x, scale, offset, taps, bias);
-  auto work = strips(op.shape, kBackwardRows);
-  Sums sums({dscale, doffset, dtaps, dbias}, work);
+  auto work = strips(op.shape, kBackwardStripRows);
+  StripSums sums({dscale, doffset, dtaps, dbias}, work);
   for_each_task(call.pool, work.size(), [&, x = x, gradient = gradient, dx = dx](int i) {
     op.backward(work[i], x.data, gradient.data, dx.data, {sums.of(i, 0), sums.of(i, 1), sums.of(i, 2), sums.of(i, 3)});
   });
@@ -24,8 +25,8 @@ void features_and_context_backward(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias, dfeatures, dcontext, dpooled] = call.inputs<10>();
   auto [dx, dw, db, drow, drow_bias, dcolumn, dcolumn_bias] = call.outputs<7>();
   auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
-  auto work = strips(op.shape, kBackwardRows);
-  Sums sums({dw, db, drow, drow_bias, dcolumn, dcolumn_bias}, work);
+  auto work = strips(op.shape, kBackwardStripRows);
+  StripSums sums({dw, db, drow, drow_bias, dcolumn, dcolumn_bias}, work);
   for_each_task(call.pool, work.size(),
                 [&, x = x, dfeatures = dfeatures, dcontext = dcontext, dpooled = dpooled, dx = dx](int i) {
                   op.backward(
@@ -41,8 +42,8 @@ void low_rank_experts_backward(const Call& call) {
   auto [x, features, context, summary, wf, bf, wc, bc, wo, bo, gradient] = call.inputs<11>();
   auto [dfeatures, dcontext, dwf, dbf, dwc, dbc, dwo, dbo] = call.outputs<8>();
   auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
-  auto work = strips(experts[0].shape, kBackwardRows);
-  Sums sums({dwf, dbf, dwc, dbc, dwo, dbo}, work, true);
+  auto work = strips(experts[0].shape, kBackwardStripRows);
+  StripSums sums({dwf, dbf, dwc, dbc, dwo, dbo}, work, true);
   for_each_task(call.pool, work.size(),
                 [&, features = features, context = context, summary = summary, gradient = gradient,
                  dfeatures = dfeatures, dcontext = dcontext](int i) {
@@ -60,8 +61,8 @@ void reduction_backward(const Call& call) {
   auto [dx, dtaps, dbias] = call.outputs<3>();
   Reduction op{call.shape(x), taps.data};
   std::fill_n(dx.data, dx.count(), 0.0f);
-  auto work = strips(op.small(), kBackwardRows / 4);
-  Sums sums({dtaps, dbias}, work);
+  auto work = strips(op.output_shape(), kBackwardStripRows / 4);
+  StripSums sums({dtaps, dbias}, work);
   for_each_task(call.pool, work.size(), [&, x = x, gradient = gradient, dx = dx](int i) {
     for (int row = work[i].begin; row < work[i].end; ++row)
       op.backward(work[i].image, row, x.data, gradient.data, dx.data, sums.of(i, 0), sums.of(i, 1));

@@ -1,10 +1,10 @@
-// What a kernel says of its arrays, and the check of those that it is given.
+// Signatures of kernels, and the check of a call against a signature.
 //
-// A signature is a text such as "x[n h c p] taps[9c o] bias[o]": the name of each array, and its axes. A letter is a
-// size: where it stands for the first time it takes the size that the array has, and further on the array must have
-// this size. Other axes are "16", "9c", "c+r", "h/4", and "c?": c, or 0 in all axes with a question mark.
-// Some letters mean the same in all kernels: a feature map has h rows, in lines of p floats; k is the length of a
-// filter; the summary has s rows.
+// A signature is a string such as "x[n h c p] taps[9c o] bias[o]". It declares the name and the axes of each array. A
+// letter stands for a size: its first occurrence takes the size from the array, and later occurrences must have the
+// same size. Other axes are "16", "9c", "c+r", "h/4" and "c?". The size of "c?" is c or 0, the same for all such axes.
+// Some letters have the same meaning in all kernels: a feature map has h rows, in lines of p floats; k is the length of
+// a filter; the summary has s rows.
 #pragma once
 
 #include <algorithm>
@@ -23,21 +23,24 @@ namespace seemore {
 
 namespace ffi = xla::ffi;
 
-constexpr size_t kMostAxes = 4;
+constexpr size_t kMaxAxes = 4;
 
-// What part of the arrays is image: the first array of each call, as `ValidRegion.region` in Python makes it.
-struct Region {
-  int height, width;            // of the image in the arrays
-  int first_row, image_height;  // of the image, of which the array may hold some rows only
-  int summary_rows;             // that are image in the summary of its context
-  int begin, end;               // rows that count in sums over the image
-  int from, until;              // rows to be computed; the others are left as they are
+// Valid region of the padded arrays, in pixels. The first array of each call has these values; `KernelRegion` in
+// cpu_operations.py has the same fields in the same order.
+struct ValidRegion {
+  int height, width;               // size of the valid region in the arrays
+  int first_row;                   // index, in the full image, of the array's first row
+  int image_height;                // height of the full image, of which the array may hold only some rows
+  int summary_rows;                // number of valid rows in the summary of the context
+  int begin, end;                  // rows that count in sums over the image; the others belong to neighbouring strips
+  int compute_begin, compute_end;  // rows that the kernel computes; it does not write the other valid rows
 };
 
+// Array of float32 values, row-major.
 struct Array {
   float* data = nullptr;
   size_t rank = 0;
-  std::array<int64_t, kMostAxes> dims{};
+  std::array<int64_t, kMaxAxes> dims{};
   int dim(int axis) const { return static_cast<int>(dims[axis]); }
   size_t count() const {
     size_t product = 1;
@@ -46,7 +49,7 @@ struct Array {
   }
 };
 
-// As JAX names it.
+// Returns the name of a type in JAX.
 inline std::string type_name(ffi::DataType type) {
   switch (type) {
     case ffi::DataType::PRED: return "bool";
@@ -68,13 +71,14 @@ inline std::string type_name(ffi::DataType type) {
   }
 }
 
-// A signature's arrays.
-struct Declared {
+// Declaration of one array in a signature.
+struct DeclaredArray {
   std::string_view name, axes;
 };
 
-inline std::vector<Declared> declared(std::string_view signature) {
-  std::vector<Declared> all;
+// Splits a signature into the declarations of its arrays.
+inline std::vector<DeclaredArray> declared(std::string_view signature) {
+  std::vector<DeclaredArray> all;
   while (!signature.empty()) {
     size_t open = signature.find('['), close = signature.find(']');
     all.push_back({signature.substr(0, open), signature.substr(open + 1, close - open - 1)});
@@ -83,6 +87,7 @@ inline std::vector<Declared> declared(std::string_view signature) {
   return all;
 }
 
+// Splits the axes of an array at the spaces.
 inline std::vector<std::string_view> split(std::string_view axes) {
   std::vector<std::string_view> all;
   while (true) {
@@ -93,13 +98,14 @@ inline std::vector<std::string_view> split(std::string_view axes) {
   }
 }
 
-// The check of one call. What is wrong is thrown as std::invalid_argument.
-class Check {
+// Check of one call. Its functions throw std::invalid_argument if the call does not match the signature.
+class SignatureCheck {
  public:
-  // `what` is "inputs" or "outputs"; `get(i)` gives the buffer number i.
+  // Returns the arrays of a call after it has checked them. `what` is the word for them in messages, such as "inputs".
+  // `found` is their number, and get(i) returns buffer i.
   template <class Get>
   std::vector<Array> arrays(std::string_view signature, const char* what, size_t found, const Get& get) {
-    std::vector<Declared> all = declared(signature);
+    std::vector<DeclaredArray> all = declared(signature);
     std::string counts = std::to_string(all.size()) + " " + what + " expected, " + std::to_string(found) + " found";
     if (found < all.size()) throw std::invalid_argument(std::string(all[found].name) + " is missing: " + counts);
     if (found > all.size()) throw std::invalid_argument(std::string(all.back().name) + " must be the last: " + counts);
@@ -109,13 +115,14 @@ class Check {
     return arrays;
   }
 
+  // Returns the nine values of the valid region.
   static const int32_t* region_values(const ffi::AnyBuffer& buffer) {
-    Check().array({"region", "9"}, ffi::DataType::S32, buffer);
+    SignatureCheck().array({"region", "9"}, ffi::DataType::S32, buffer);
     return static_cast<const int32_t*>(buffer.untyped_data());
   }
 
-  // All that the kernels rely on; the letters must have their sizes.
-  void region(const Region& r) const {
+  // Checks everything that the kernels assume about the valid region. `arrays` must have been called before.
+  void region(const ValidRegion& r) const {
     constexpr int64_t most = std::numeric_limits<int32_t>::max();
     int64_t summary = size('s');
     in_region("height", r.height, 1, size('h'));
@@ -125,16 +132,16 @@ class Check {
     in_region("summary_rows", r.summary_rows, summary ? 1 : 0, summary ? summary : most);
     in_region("begin", r.begin, 0, r.height);
     in_region("end", r.end, r.begin, r.height);
-    in_region("from", r.from, 0, r.height);
-    in_region("until", r.until, r.from, r.height);
+    in_region("compute_begin", r.compute_begin, 0, r.height);
+    in_region("compute_end", r.compute_end, r.compute_begin, r.height);
   }
 
  private:
-  using Sizes = std::array<int64_t, 26>;  // of the letters; 0: it has none yet
+  using Sizes = std::array<int64_t, 26>;  // of the letters; 0 for a letter without a size
   static bool is_letter(char c) { return c >= 'a' && c <= 'z'; }
   int64_t size(char letter) const { return sizes_[letter - 'a']; }
 
-  // The size that an axis must have.
+  // Returns the size that an axis must have. A new letter takes the size `found`.
   int64_t expected(std::string_view axis, int64_t found) {
     if (axis.size() == 1 && is_letter(axis[0])) {
       int64_t& known = sizes_[axis[0] - 'a'];
@@ -152,7 +159,8 @@ class Check {
     return axis.empty() ? number : number * size(axis[0]);
   }
 
-  Array array(const Declared& wanted, ffi::DataType type, const ffi::AnyBuffer& buffer) {
+  // Checks one buffer and returns it as an array.
+  Array array(const DeclaredArray& wanted, ffi::DataType type, const ffi::AnyBuffer& buffer) {
     std::vector<std::string_view> axes = split(wanted.axes);
     auto dims = buffer.dimensions();
     const Sizes before = sizes_;
@@ -170,16 +178,16 @@ class Check {
       if (axes[i] == "p" && found % kBlock) wrong(" and p a multiple of 16");
       if (axes[i] == "k" && (found % 2 == 0 || found > 2 * kMargin + 1)) wrong(" and k odd and at most 33");
       if (found != expected(axes[i], found)) wrong("");
-      // Products of neighbours are computed as int.
+      // The kernels compute products of neighbouring sizes as int.
       if (found > std::numeric_limits<int32_t>::max() / (i ? std::max<int64_t>(dims[i - 1], 1) : 1))
         wrong(" and the product of neighbouring axes below 2^31");
       array.dims[i] = found;
     }
     return array;
   }
-  static_assert(kBlock == 16 && kMargin == 16, "the messages say so");
+  static_assert(kBlock == 16 && kMargin == 16, "the messages above contain these numbers");
 
-  // Those of the letters that have one: " with c=36".
+  // Returns the known sizes of the letters as text, such as " with c=36".
   static std::string values(std::string_view axes, const Sizes& sizes) {
     std::string text;
     for (char letter = 'a'; letter <= 'z'; ++letter)
@@ -197,6 +205,7 @@ class Check {
     return joined;
   }
 
+  // Throws unless a value of the valid region lies in [least, most].
   static void in_region(const char* name, int64_t value, int64_t least, int64_t most) {
     if (value >= least && value <= most) return;
     throw std::invalid_argument("region must have " + std::string(name) + " from " + std::to_string(least) + " to " +
@@ -204,7 +213,7 @@ class Check {
   }
 
   Sizes sizes_{};
-  int optional_ = -1;  // whether the axes with a question mark are there; -1: not known yet
+  int optional_ = -1;  // 1 if the axes "c?" have size c, 0 if they have size 0, -1 if it is not known yet
 };
 
 }  // namespace seemore

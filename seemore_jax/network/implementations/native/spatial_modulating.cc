@@ -1,4 +1,4 @@
-// The kernels of a spatial modulating expert, and the feed-forward that both experts have.
+// Forward kernels of a spatial modulating expert (paper, section 3.4), and of the gated feed-forward of both experts.
 
 #include "call.h"
 #include "gated_feed_forward.h"
@@ -6,6 +6,7 @@
 
 namespace seemore {
 
+// Computes x + GatedFFN(LN(x)). The affine map of LN is part of the weights.
 void gated_feed_forward(const Call& call) {
   auto [x, w1, b1, taps, taps_bias, w2, b2] = call.inputs<7>();
   auto [out] = call.outputs<1>();
@@ -15,6 +16,7 @@ void gated_feed_forward(const Call& call) {
   clear_beyond(op.shape, out);
 }
 
+// Computes x + SEE(LN(x)). The affine map of LN is part of the weights.
 void spatial_enhancement(const Call& call) {
   auto [x, w1, b1, row, row_bias, column, column_bias, w2, b2] = call.inputs<9>();
   auto [out] = call.outputs<1>();

@@ -1,5 +1,5 @@
-// The kernels of a rank modulating expert for strips of an image: features and context are made twice, and are never in
-// memory as a whole.
+// Kernels of a rank modulating expert for images that are computed in strips. Both compute features and context from
+// the embedded input, so that no whole feature map of either is in memory.
 
 #include "call.h"
 #include "experts.h"
@@ -7,21 +7,21 @@
 
 namespace seemore {
 
-// Of `features_and_context`, what only a whole image has: the sum of the features, and the reduced context. The rows
-// to be computed have to begin where four rows of the context become one.
+// Computes the sum of the features, and the context after its first reduction, from the embedded input. The first row
+// to compute must be a multiple of 4, because four rows of the context become one.
 void global_statistics(const Call& call) {
   auto [x, w, b, row, row_bias, column, column_bias, taps, bias] = call.inputs<9>();
   auto [pooled, reduced] = call.outputs<2>();
   auto op = features_and_context_of(call, x, w, b, row, row_bias, column, column_bias);
   Reduction reduction{op.shape, taps.data};
-  if (call.region.from % 4) throw std::invalid_argument("region must have a multiple of 4 as from");
+  if (call.region.compute_begin % 4) throw std::invalid_argument("region must have a multiple of 4 as compute_begin");
   auto work = call.strips(op.shape, 4);
-  Sums sums({pooled}, work, true);
+  StripSums sums({pooled}, work, true);
   for_each_task(call.pool, work.size(), [&, x = x, bias = bias, reduced = reduced](int i) {
     Scratch& scratch = Scratch::of_thread();
     int channels = op.shape.channels, pitch = op.shape.pitch, image = work[i].image;
-    Rows features(scratch, 0, 1, channels, pitch);
-    Rows context(scratch, work[i].begin, 4 + op.striped.reach(), channels, pitch);
+    RowBuffer features(scratch, 0, 1, channels, pitch);
+    RowBuffer context(scratch, work[i].begin, 4 + op.striped.reach(), channels, pitch);
     float* products = scratch.take(pitch);
     auto line = [&](int row, int c) { return context.line(row, c); };
     op.forward(
@@ -33,17 +33,17 @@ void global_statistics(const Call& call) {
   sums.finish();
 }
 
-// `low_rank_experts` from the embedded input.
+// Computes `low_rank_experts`, with features and context computed from the embedded input.
 void low_rank_experts_of_embedded(const Call& call) {
   auto [x, embedded, w, b, row, row_bias, column, column_bias, summary, wf, bf, wc, bc, wo, bo] = call.inputs<15>();
   auto [out] = call.outputs<1>();
-  auto separate = features_and_context_of(call, embedded, w, b, row, row_bias, column, column_bias);
+  auto features_and_context = features_and_context_of(call, embedded, w, b, row, row_bias, column, column_bias);
   auto experts = experts_of(call, x, summary, wf, bf, wc, bc, wo, bo);
-  auto work = call.strips(separate.shape);
+  auto work = call.strips(features_and_context.shape);
   for_each_task(call.pool, work.size(), [&, x = x, embedded = embedded, summary = summary, out = out](int i) {
-    experts[work[i].image].forward(work[i], x.data, separate, embedded.data, summary.data, out.data);
+    experts[work[i].image].forward(work[i], x.data, features_and_context, embedded.data, summary.data, out.data);
   });
-  clear_beyond(separate.shape, out);
+  clear_beyond(features_and_context.shape, out);
 }
 
 SEEMORE_KERNEL(global_statistics,

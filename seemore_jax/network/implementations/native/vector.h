@@ -1,4 +1,4 @@
-// Vectors of the machine's width, and the functions of one variable that the network needs.
+// SIMD vectors of the machine's width, and the elementwise functions of the network.
 #pragma once
 
 #include <cmath>
@@ -18,7 +18,7 @@ inline constexpr int kLanes = 4;
 typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(sizeof(int32_t)), may_alias));
 
-// There must be kLanes floats; they need no alignment.
+// `from` and `to` point to kLanes floats, in any alignment.
 inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
 inline void store(float* to, Vec v) { *reinterpret_cast<Vec*>(to) = v; }
 inline Vec splat(float v) { return Vec{} + v; }
@@ -33,17 +33,18 @@ inline float sum(Vec v) {
   return total;
 }
 
-// v > 0.
+// Computes 1 / sqrt(v), where v > 0.
 inline Vec inverse_sqrt(Vec v) {
   Vec out;
   for (int i = 0; i < kLanes; ++i) out[i] = 1 / std::sqrt(v[i]);
   return out;
 }
 
-// exp for v <= 0, to 1e-6 relative, and 0 below -87: 2^n times a Taylor polynomial of the remainder.
+// Computes exp(v) for v <= 0, with a relative error of at most 1e-6; the result is 0 for v < -87. The method is 2^n
+// times a Taylor polynomial of the remainder.
 inline Vec exp_of_negative(Vec v) {
-  IntVec tiny = v < -87.0f;         // 0 exactly, as what the factor is may be large
-  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the lowest bits
+  IntVec tiny = v < -87.0f;         // exactly 0, because the result may be multiplied by a large number
+  const float shift = 12582912.0f;  // 1.5 * 2^23: the sum is rounded to an integer, which is in its lowest bits
   v = v < -87.0f ? splat(-87.0f) : v;
   Vec shifted = v * 1.44269504f + shift;
   Vec n = shifted - shift;
@@ -60,8 +61,9 @@ inline Vec exp_of_negative(Vec v) {
   return tiny ? Vec{} : p * reinterpret_cast<Vec>(power);
 }
 
-// The normal distribution function, (1 + erf(x / sqrt 2)) / 2, to 3e-7: erf as a rational function, fitted for this
-// file by iterated reweighted least squares on [0, 3.9], beyond which it is 1 in float32. x is finite, here and below.
+// Computes the normal distribution function, (1 + erf(x / sqrt 2)) / 2, for finite x, with an error of at most 3e-7.
+// erf is a rational function that was fitted for this file by iteratively reweighted least squares on [0, 3.9];
+// beyond 3.9, erf is 1 in float32.
 inline Vec normal_cdf(Vec x) {
   Vec z = clamp(x * 0.70710678f, -3.9f, 3.9f);
   Vec t = z * z;
@@ -78,14 +80,15 @@ inline Vec normal_cdf(Vec x) {
   q = q * t + 0.5034354329109192f;
   q = q * t + 1.0f;
   Vec cdf = 0.5f + 0.5f * z * p / q;
-  // Exactly 0 and 1 in the tails: GELU multiplies by x.
+  // Exactly 0 and 1 in the tails, because GELU multiplies the result by x.
   cdf = z <= -3.9f ? splat(0) : cdf;
   return z >= 3.9f ? splat(1) : cdf;
 }
 
+// Computes x * normal_cdf(x), for finite x.
 inline Vec gelu(Vec x) { return x * normal_cdf(x); }
 
-// The derivative of gelu.
+// Computes the derivative of `gelu`, for finite x.
 inline Vec gelu_grad(Vec x) { return normal_cdf(x) + x * 0.39894228f * exp_of_negative(-0.5f * x * x); }
 
 }  // namespace seemore
