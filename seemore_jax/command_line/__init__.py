@@ -1,28 +1,33 @@
 """The command line: `python -m seemore_jax COMMAND …`, a module for each command.
 
+Without a command, as in `seemore-jax photo.jpg`, images are upscaled.
+
 A wrong input gives one line on standard error and exit status 2. `upscale` of several files goes on without those that
 it cannot use, and ends with status 1.
 """
 
 import argparse
+import glob
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from seemore_jax.command_line import compile as compile_command
-from seemore_jax.command_line import convert, demo, doctor, export, info, prepare, routes, upscale, web
+from seemore_jax.command_line import convert, demo, doctor, export, info, models, prepare, routes, upscale, web
 from seemore_jax.system.compilation_cache import use_compilation_cache
 from seemore_jax.system.exit_status import INTERRUPTED, exit_status
 from seemore_jax.version import __version__
 
 # In the order of --help.
-_COMMANDS = (upscale, routes, convert, export, info, demo, prepare, web, doctor, compile_command)
+_COMMANDS = (upscale, models, routes, convert, export, info, demo, prepare, web, doctor, compile_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. After Ctrl-C it does not return but ends the process."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    options, overrides = parser.parse_known_args(arguments)
+    options, overrides = parser.parse_known_args(["upscale", *arguments] if _is_image(arguments) else arguments)
     options.overrides = overrides
     if overrides and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -36,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="seemore_jax", description="SeemoRe image super-resolution.")
+    program = Path(sys.argv[0]).name
+    parser = argparse.ArgumentParser(
+        prog="python -m seemore_jax" if program == "__main__.py" else program,
+        description="SeemoRe image super-resolution. Without a command, the inputs are upscaled.",
+    )
     parser.add_argument("--version", action="version", version=f"seemore-jax {__version__}")
     # Only `compile` takes further arguments, --config.FIELD=VALUE.
     parser.set_defaults(takes_overrides=False)
@@ -44,3 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+def _is_image(arguments: Sequence[str]) -> bool:
+    """Returns whether the first argument is an image, a pattern or a folder instead of a command."""
+    if not arguments or arguments[0].startswith("-"):
+        return False
+    first = arguments[0]
+    return Path(first).exists() or bool(Path(first).suffix) or glob.has_magic(first)

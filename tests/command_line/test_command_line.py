@@ -1,6 +1,7 @@
 """If these fail, a command breaks its contract: what it writes, what it prints, and its exit status."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import seemore_jax as sj
 from seemore_jax.command_line import main
 from seemore_jax.data import read_image, write_image
 from seemore_jax.porting.names import to_torch
+from seemore_jax.porting.weights import BUNDLED
 from tests.support.release import ported, release_model, zeros
 
 SMALL = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
@@ -169,3 +171,25 @@ def test_demo_measures_photographs(model: Path, tmp_path: Path, capsys: pytest.C
     assert read_image(tmp_path / "demo" / "photographs" / "chelsea.png").shape == (300, 450, 3)
     assert (tmp_path / "demo" / "comparison.png").exists()
     assert (tmp_path / "demo" / "experts.png").exists()
+
+
+def test_images_are_upscaled_without_a_command(model: Path, image: Path, tmp_path: Path) -> None:
+    assert main([str(image), "-o", str(tmp_path / "out.png"), "-m", str(model)]) == 0
+    assert read_image(tmp_path / "out.png").shape == (32, 36, 3)
+    assert main([str(tmp_path / "missing.jpg"), "-o", str(tmp_path / "out2.png"), "-m", str(model)]) == 2
+
+
+def test_a_misspelt_command_is_no_image(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["upscal", "x.png"])
+    assert "invalid choice: 'upscal'" in capsys.readouterr().err
+
+
+def test_models_are_listed_with_their_purpose_and_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    names = sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+    assert [line.split()[0] for line in lines] == names
+    for line in lines:
+        assert re.search(r"×[234]  \d\.\d MB  Set5 \d\d\.\d\d / 0\.\d{4}  [A-Z].*", line), line
+    assert sum("(default)" in line for line in lines) == 1
