@@ -1,7 +1,7 @@
-"""The command web: a page in the browser that upscales a picture and compares it with plain enlargement.
+"""Serves a web page that upscales an image and compares it with bicubic upscaling: the command `web`.
 
-Pictures go through the same functions as those of the command `upscale`, from the file as it was uploaded to the PNG
-that is offered for download. The page needs no network: its scripts come with Gradio, its fonts with the system.
+The page upscales an uploaded file with the same functions as the command `upscale`, and offers the PNG file for
+download. The page does not need the internet: the scripts are part of Gradio, and the fonts are those of the system.
 """
 
 import contextlib
@@ -35,32 +35,34 @@ from seemore_jax.porting import load
 from seemore_jax.porting.weights import BUNDLED
 from seemore_jax.system.errors import InputError
 
-# Of an input, by default: a little more than 1920×1080, whose ×4 takes gigabytes already.
+# The largest number of pixels of an input, by default: a little more than 1920×1080. Upscaling such an image by 4
+# already takes gigabytes.
 MAX_PIXELS = 2**21
-# Of each image behind the slider: more than a screen shows, and quickly sent.
+# The largest number of pixels of each image in the comparison: more than a screen shows, but quickly sent.
 _PREVIEW_PIXELS = 2**22
-# Visitors who wait; all others are told to come back.
+# The largest number of waiting requests; more requests are refused.
 _QUEUE = 16
-# Bytes of all temporary files; beyond it uploads are refused until old files are deleted.
+# The largest size of all temporary files in bytes. If it is exceeded, uploads are refused until old files are deleted.
 _MAX_STORED = 2**32
-# Seconds between deletions, and after which a file is deleted.
+# The seconds between deletions of old files, and the age in seconds at which a file is old.
 _DELETION = (300, 3600)
-# Image sizes whose compiled programs are kept: some 40 MB each.
+# The number of image sizes whose compiled programs are kept; each takes about 40 MB.
 _PROGRAMS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What the page shows of one picture, as files.
+    """The result for one image, as files and values that the page shows.
 
     Attributes:
-      target: the upscaled picture, NAME_x4.png for a factor of 4.
-      before: the picture enlarged bicubically, and
-      after: the upscaled picture; both 8-bit RGB, alike in size, and smaller than `target` where that is huge.
-      sizes: width and height in pixels of the picture, of `target`, and of `before` and `after`.
-      seconds: for reading, upscaling and writing `target`.
-      routing: what the routers chose (a `Routing` of one image).
-      notes: what else there is to know, such as a choice of experts that is nearly a tie.
+      target: the file with the upscaled image, NAME_x4.png for a factor of 4.
+      before: the file with the bicubically upscaled image, for the comparison: 8-bit RGB, smaller than `target` if that
+        is very large.
+      after: the file with the upscaled image, for the comparison: as `before`, and of the same size.
+      sizes: width and height in pixels of the input, of `target`, and of `before` and `after`.
+      seconds: the time for reading, upscaling and writing `target`.
+      routing: the choices of the routers, a `Routing` of one image.
+      notes: more information for the user, such as a choice of experts that is nearly a tie.
     """
 
     target: Path
@@ -73,16 +75,19 @@ class Result:
 
 
 def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) -> Result:
-    """Upscales an image file as the command `upscale` does, and makes the images to compare.
+    """Upscales an image file like the command `upscale`, and makes the images for the comparison.
 
     Args:
-      model: any SeemoRe.
-      path: the file, as it was uploaded.
-      folder: for the results.
-      max_pixels: refuse a file that claims more.
+      model: the model.
+      path: the uploaded file.
+      folder: the folder for the results.
+      max_pixels: the largest number of pixels. A file that claims more is refused.
+
+    Returns:
+      The files and values that the page shows.
 
     Raises:
-      InputError: the file cannot be used; the message gives its name without its folder.
+      InputError: the file cannot be used. The message has the name of the file without its folder.
     """
     start = time.perf_counter()
     jobs = name_jobs([Source(path)], folder, f"_x{model.config.scale}", ".png")
@@ -103,44 +108,61 @@ def upscale_upload(model: SeemoRe, path: Path, folder: Path, max_pixels: int) ->
 
 
 def _preview(image: UInt[np.ndarray, "h w *c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """An image on white, resized bicubically."""
+    """Puts an image on a white background, and resizes it bicubically to (width, height)."""
     opaque = flatten(image) if has_alpha(image) else image
     return np.asarray(Image.fromarray(to_rgb8(opaque)).resize(size, Image.Resampling.BICUBIC))
 
 
 def plot_experts(model: SeemoRe, result: Result, file: Path) -> None:
-    """Plots which experts the layers chose, as PNG."""
+    """Plots the experts that the layers chose, and writes the plot as PNG.
+
+    Args:
+      model: the model that made the result.
+      result: the result for one image.
+      file: the PNG file to write.
+    """
     image = to_rgb8(read_picture(result.before).pixels)
     routes_figure([Routes.of("", image, result.routing)], model.config.ranks).savefig(file, dpi=200)
 
 
 def load_models(names: Sequence[str], **overrides: Any) -> dict[str, SeemoRe]:
-    """The bundled models and those named, as `load` takes them with `overrides`, by their names."""
+    """Loads all bundled models, and more models.
+
+    Args:
+      names: the sources of the other models, as `load` takes them.
+      **overrides: fields of `SeemoReConfig` for the other models; see `load`.
+
+    Returns:
+      The models by name.
+
+    Raises:
+      WeightsError: a model cannot be loaded.
+    """
     bundled = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
     return {name: load(name) for name in bundled} | {name: load(name, **overrides) for name in names}
 
 
 def serve(models: Mapping[str, SeemoRe], chosen: str, host: str, port: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Serves the page until it is interrupted (by Ctrl-C, or by SIGTERM).
+    """Serves the page until the process gets Ctrl-C or SIGTERM, and then deletes the temporary files.
 
     Args:
-      models: those that visitors choose from, under the names that they see.
-      chosen: the name of the one that is chosen at first.
-      host: the address to listen on; others than 127.0.0.1 let other machines in.
-      port: 1 to 65535.
-      max_pixels: refuse larger images.
+      models: the models that users choose from, by the name that the page shows.
+      chosen: the name of the model that is selected at first.
+      host: the address to listen on. With 127.0.0.1, only this machine can open the page.
+      port: the port to listen on, from 1 to 65535.
+      max_pixels: the largest number of pixels of an input. Larger images are refused.
 
     Raises:
-      InputError: Gradio is missing, or the address cannot be had.
-      KeyboardInterrupt: at the end; the temporary files are deleted then.
+      InputError: Gradio is not installed, or the address or the port cannot be used.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, when the temporary files are deleted.
     """
     _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="seemore-jax-", ignore_cleanup_errors=True) as name:
-        # Gradio reads these when it is imported.
+        # Gradio reads these variables when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=name)
         gr = _gradio()
         folder = Path(name)
-        # Of the picture's bytes: what the largest takes uncompressed, with 16 bits and alpha, and some for metadata.
+        # The size of the largest image without compression, with 16 bits and alpha, and some bytes for metadata.
         max_bytes = 8 * max_pixels + 2**20
         page = _page(gr, _Upscaler(models, folder, max_pixels), chosen, max_bytes)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -170,7 +192,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 class _Upscaler:
-    """Answers the page, one picture at a time."""
+    """The function that the page calls for an uploaded image. It handles one image at a time."""
 
     def __init__(self, models: Mapping[str, SeemoRe], folder: Path, max_pixels: int):
         self.models = models
@@ -179,10 +201,10 @@ class _Upscaler:
         self.compiled: set[Any] = set()
 
     def __call__(self, path: Path, name: str) -> tuple[Result, str, Path]:
-        """A result, a line about it, and a plot of the experts.
+        """Returns the result for an image, a line of text about it, and the file with the plot of the experts.
 
         Raises:
-          InputError: as for `upscale_upload`.
+          InputError: see `upscale_upload`.
         """
         model, folder = self.models[name], Path(tempfile.mkdtemp(dir=self.folder))
         try:
@@ -202,7 +224,7 @@ class _Upscaler:
         return line if shown == after else f"{line}. The comparison is shrunk to {shown}; the download is not."
 
     def _is_new(self, program: Any) -> bool:
-        """Whether a program was compiled just now. From time to time all are forgotten: visitors bring any sizes."""
+        """Returns whether a program had to be compiled. All programs are deleted when their number gets too large."""
         if program in self.compiled:
             return False
         if len(self.compiled) < _PROGRAMS:
@@ -219,7 +241,7 @@ def _page(gr: Any, upscaler: _Upscaler, chosen: str, max_bytes: int) -> Any:
         gr.Markdown("# SeemoRe image super-resolution")
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                # A file rather than gr.Image, which would hand over 8 bits without profile and orientation.
+                # gr.File, because gr.Image would convert to 8 bits without colour profile and orientation.
                 file = gr.File(label="Picture", file_types=list(SUFFIXES), height=140, elem_id="picture")
                 gr.Markdown(f"PNG, JPEG, WebP, TIFF or BMP, {limits}.", elem_classes="hint")
                 model = gr.Radio(list(upscaler.models), value=chosen, label="Model", elem_id="model")
@@ -262,7 +284,7 @@ def _launch(gr: Any, page: Any, host: str, port: int, folder: Path, max_bytes: i
         quiet=True,
         prevent_thread_lock=True,
         max_file_size=max_bytes,
-        # A form around the file takes some bytes more.
+        # The form around the file takes some more bytes.
         app_kwargs={"middleware": [(_Limits, (folder, max_bytes + 2**16), {})]},
         enable_monitoring=False,
         run_history=False,
@@ -282,7 +304,7 @@ _STYLE = """
 
 
 class _Limits:
-    """Refuses uploads that are too large as a whole, or that would fill the disk (an ASGI application)."""
+    """An ASGI application that refuses uploads that are too large, or that would fill the disk."""
 
     def __init__(self, app: Any, folder: Path, max_bytes: int):
         self.app = app
@@ -300,9 +322,9 @@ class _Limits:
 
 
 def _stored(folder: Path) -> int:
-    """Bytes of all files in a folder, of which others may be deleted meanwhile."""
+    """Returns the size of all files in a folder in bytes. Files may be deleted at the same time."""
     total = 0
-    for name, _, files in os.walk(folder):  # goes on where a folder has vanished
+    for name, _, files in os.walk(folder):  # ignores folders that are deleted meanwhile
         for file in files:
             with contextlib.suppress(FileNotFoundError):
                 total += Path(name, file).stat().st_size

@@ -1,4 +1,4 @@
-"""Images: files, MATLAB's bicubic, and the folders that benchmarks come in."""
+"""Reads and writes images, resizes them as MATLAB does, and prepares and reads benchmark and training sets."""
 
 from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import ImageError, read_image

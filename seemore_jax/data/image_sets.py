@@ -1,9 +1,9 @@
-"""Image sets as users have them: folders of HR images, with or without LR files, and single files.
+"""Finds image sets in folders and files.
 
-SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set
+SET/HR/*.png, optionally SET/LR_bicubic/X4/NAMEx4.png       a set of HR images, with LR images if there are some
 FOLDER/*.png                                                a flat folder of HR images
 FOLDER/SET/…                                                a folder of sets
-a.png b.jpg                                                 HR images, which together make the set "images"
+a.png b.jpg                                                 HR images, which together are the set "images"
 """
 
 import dataclasses
@@ -19,7 +19,12 @@ from seemore_jax.system.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A named list of pairs; named after its folder."""
+    """A named set of image pairs.
+
+    Attributes:
+      name: the name of the set's folder.
+      pairs: the image pairs, sorted by name.
+    """
 
     name: str
     pairs: tuple[ImagePair, ...]
@@ -35,12 +40,18 @@ class ImageSet:
 
 
 def find_image_sets(paths: Iterable[str | os.PathLike[str]], scale: int) -> list[ImageSet]:
-    """The sets in `paths`, each of which may be a flat folder of images, a set, a folder of sets, or an image.
+    """Finds the image sets in folders and files, without reading the images.
 
-    All single images together are the last set, called "images".
+    Args:
+      paths: each path is a flat folder of images, a set, a folder of sets, or an image file.
+      scale: the factor between the sides of HR and of LR, which decides which LR files belong to the sets.
+
+    Returns:
+      The sets in the order of `paths`. All image files together are the last set, with the name "images".
 
     Raises:
-      InputError: a path is missing, a folder holds no images, two sets have the same name, or two images of a set.
+      InputError: a path is missing, a folder has no images, two sets have the same name, or two images of one set have
+        the same name.
     """
     sets: list[ImageSet] = []
     files: list[Path] = []
@@ -76,7 +87,7 @@ def _image_set(folder: Path, scale: int) -> ImageSet:
 
 
 def _lr_file(stem: str, lr_files: dict[str, Path], scale: int) -> Path | None:
-    # As DIV2K and Set5 name them, as Manga109 does, as SelfExSR does (…_HR, …_LR), and unchanged.
+    # The names in DIV2K and Set5, in Manga109, and in SelfExSR (…_HR, …_LR); at last, the unchanged name.
     candidates = (f"{stem}x{scale}", f"{stem}_LRBI_x{scale}", f"{stem.removesuffix('_HR')}_LR", stem)
     return next((lr_files[name] for name in candidates if name in lr_files), None)
 
@@ -88,7 +99,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(file for file in files if file.is_file())
 
 
-def _require_unique(names: list[str], complaint: str) -> None:
+def _require_unique(names: list[str], message: str) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise InputError(f"{complaint} {repeated[0]}")
+        raise InputError(f"{message} {repeated[0]}")

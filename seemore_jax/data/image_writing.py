@@ -1,7 +1,7 @@
-"""Writing of image files, whole or not at all.
+"""Writes image files. A file appears only when it is complete.
 
-Pillow writes everything of 8 bits. It cannot hold 16 bits in colour, so imagecodecs writes 16-bit PNG and tifffile
-16-bit TIFF.
+Pillow writes all images of 8 bits. Pillow has no colour images of 16 bits, so imagecodecs writes 16-bit PNG files, and
+tifffile writes 16-bit TIFF files.
 """
 
 import os
@@ -28,13 +28,20 @@ _LONGEST_SIDE = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}
 def write_image(
     path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"], metadata: Metadata | None = None
 ) -> None:
-    """Writes an image of the kinds in a `Picture`, in the format that the suffix names.
+    """Writes an image in the format that the suffix names.
 
-    The file appears only when it is complete. Of the metadata it gets what the format can hold: BMP holds the
-    resolution only, and only a profile that fits the image's colours is written.
+    The file appears only when it is complete.
+
+    Args:
+      path: the file, with one of the suffixes in `images.SUFFIXES`.
+      image: uint8 or uint16: (H, W) grey, (H, W, 2) grey with straight alpha, (H, W, 3) RGB, (H, W, 4) RGB with
+        straight alpha.
+      metadata: the metadata to write; None writes none. Only metadata that the format can store are written: BMP stores
+        only the resolution. A colour profile is written only if it fits the image's channels.
 
     Raises:
-      ImageError: the format is unknown or cannot hold 16 bits or transparency, or the path cannot be written.
+      ImageError: the format is unknown, the format cannot store 16 bits, transparency or sides of this length, or the
+        file cannot be written.
     """
     path, metadata = Path(path), metadata or Metadata()
     check_image_target(path, image)
@@ -42,7 +49,7 @@ def write_image(
     try:
         with atomic_write(path) as temporary:
             _write(temporary, image, metadata)
-    except (OSError, ValueError) as error:  # the latter for sides that the format cannot have
+    except (OSError, ValueError) as error:  # ValueError: the format has no images of this size
         reason = getattr(error, "strerror", None) or error
         raise ImageError(f"{path}: cannot be written: {reason}") from error
 
@@ -66,7 +73,15 @@ def _write(path: Path, image: np.ndarray, metadata: Metadata) -> None:
 
 
 def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h w *c"]) -> None:
-    """Raises ImageError if the format that the suffix of `path` names cannot hold images like this one."""
+    """Checks that the format that the suffix names can store an image.
+
+    Args:
+      path: the file that is to be written.
+      image: the image, as for `write_image`; only its type and its channels matter.
+
+    Raises:
+      ImageError: the format is unknown, or cannot store 16 bits or transparency.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise ImageError(f"{path}: not an image format that can be written; use {', '.join(SUFFIXES)}")
@@ -77,17 +92,34 @@ def check_image_target(path: str | os.PathLike[str], image: UInt[np.ndarray, "h 
 
 
 def can_hold_16_bits(path: str | os.PathLike[str]) -> bool:
-    """Whether the format that the suffix names holds 16 bits for each channel."""
+    """Returns whether the format that the suffix names can store 16 bits for each channel.
+
+    Args:
+      path: a file name with a suffix.
+    """
     return Path(path).suffix.lower() in _SIXTEEN_BIT
 
 
 def can_hold_alpha(path: str | os.PathLike[str]) -> bool:
-    """Whether the format that the suffix names holds transparency."""
+    """Returns whether the format that the suffix names can store transparency.
+
+    Args:
+      path: a file name with a suffix.
+    """
     return Path(path).suffix.lower() not in _NO_ALPHA
 
 
 def check_sides(path: str | os.PathLike[str], width: int, height: int) -> None:
-    """Raises ImageError if the format that the suffix names has no images of that size in pixels."""
+    """Checks that the format that the suffix names can store images of a size.
+
+    Args:
+      path: a file name with a suffix.
+      width: the width in pixels.
+      height: the height in pixels.
+
+    Raises:
+      ImageError: a side is too long.
+    """
     suffix = Path(path).suffix.lower()
     longest = _LONGEST_SIDE.get(suffix, 2**31 - 1)
     if max(width, height) > longest:

@@ -1,7 +1,7 @@
-"""Reading of image files; `image_writing` writes them.
+"""Reads image files; `image_writing` writes them.
 
-Pillow handles everything of 8 bits; 16-bit PNG and TIFF, which it cannot hold in colour, go through imagecodecs
-and tifffile.
+Pillow reads all images of 8 bits. Pillow has no colour images of 16 bits, so imagecodecs reads 16-bit PNG files, and
+tifffile reads 16-bit TIFF files.
 """
 
 import contextlib
@@ -35,10 +35,11 @@ from seemore_jax.data.metadata import Metadata
 from seemore_jax.system.errors import InputError, one_line
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-# Beyond it a file is refused before it is decoded: a few bytes can claim any size.
+# By default, an image with more pixels is refused before it is decoded, because a file of a few bytes can claim any
+# size.
 MAX_PIXELS = 178_956_970
 
-# Readers that Pillow may use, whatever the suffix: its others include ones that start programs.
+# The only readers of Pillow that are used, for files with any suffix. Some of its other readers start programs.
 _READERS = (
     *(PngImagePlugin.PngImageFile, JpegImagePlugin.JpegImageFile),
     *(WebPImagePlugin.WebPImageFile, TiffImagePlugin.TiffImageFile, BmpImagePlugin.BmpImageFile),
@@ -46,27 +47,28 @@ _READERS = (
 )
 _ANIMATED = ("PNG", "WEBP", "GIF")
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_BIT_DEPTH = 24  # its byte in the file, within the header chunk
+_PNG_BIT_DEPTH = 24  # the index of the byte in the file that has the bit depth
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Orientation, as a tag and what it takes to undo: steps along rows and columns, after a transpose from 5 on.
+# The EXIF tag of the orientation, and how each orientation is undone: the steps of slices along rows and columns, after
+# a transposition for the values 5 to 8.
 _ORIENTATION = 0x0112
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
-# Of JPEG: a bit at least for each block of 8×8.
+# A JPEG file has at least one bit for each block of 8×8 pixels.
 _MOST_PIXELS_PER_BYTE = 8 * 64
 
 
 class ImageError(InputError):
-    """An image file that cannot be read or written."""
+    """An error about an image file that cannot be read or written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image file's content.
+    """The content of an image file.
 
     Attributes:
       pixels: uint8 or uint16: (H, W) grey, (H, W, 2) grey with straight alpha, (H, W, 3) RGB, (H, W, 4) RGB with
         straight alpha.
-      metadata: what else is to be carried over.
+      metadata: the colour profile, EXIF and resolution.
     """
 
     pixels: UInt[np.ndarray, "h w *c"]
@@ -74,35 +76,51 @@ class Picture:
 
 
 def read_picture(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads an image file with its metadata, upright.
+    """Reads an image file with its metadata, and applies the EXIF orientation.
 
-    Palettes and other colour models become RGB; a profile of CMYK is applied.
+    Images with palettes and other colour models are converted to RGB. CMYK is converted by the file's colour profile.
 
     Args:
-      path: the file; its content tells the format, whatever its suffix.
-      max_pixels: a file that claims more is refused before it is decoded.
+      path: the file. The format is recognised by the content, not by the suffix.
+      max_pixels: the largest number of pixels. A file that claims more is refused before it is decoded.
+
+    Returns:
+      The pixels and the metadata.
 
     Raises:
-      ImageError: the file is missing, damaged, no image, of more than 16 bits or `max_pixels`, or holds several.
+      ImageError: the file is missing, damaged or not an image, has several images, more than 16 bits for each channel,
+        or more than `max_pixels` pixels.
     """
     return _read(Path(path), max_pixels, single=True)
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt[np.ndarray, "h w *c"]:
-    """Reads an image file; of several images in one file, the first.
+    """Reads the pixels of an image file, and applies the EXIF orientation.
+
+    If the file has several images, the first one is read.
+
+    Args:
+      path: the file. The format is recognised by the content, not by the suffix.
 
     Returns:
-      uint8 or uint16, as in the file: (H, W) for grey, (H, W, 3) for RGB, (H, W, 4) for RGB with
-      transparency (straight alpha). Palettes and other colour models become RGB; the EXIF orientation is applied.
+      uint8 or uint16, as in the file: (H, W) for grey, (H, W, 3) for RGB, (H, W, 4) for RGB or grey with straight
+      alpha. Images with palettes and other colour models are converted to RGB.
 
     Raises:
-      ImageError: the file is missing, damaged, no image, or of more than 16 bits or `MAX_PIXELS`.
+      ImageError: the file is missing, damaged or not an image, has more than 16 bits for each channel, or more than
+        `MAX_PIXELS` pixels.
     """
     return without_grey_alpha(_read(Path(path), MAX_PIXELS, single=False).pixels)
 
 
 class Header(NamedTuple):
-    """What an image file says of itself, before it is turned upright: sides in pixels, format and colour model."""
+    """The header of an image file.
+
+    Attributes:
+      width: the width in pixels, before the EXIF orientation is applied.
+      height: the height in pixels, before the EXIF orientation is applied.
+      kind: the format and Pillow's mode, such as "PNG RGB".
+    """
 
     width: int
     height: int
@@ -110,7 +128,14 @@ class Header(NamedTuple):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header | None:
-    """A file's header, without decoding it; None if it cannot be read."""
+    """Reads the header of an image file, without decoding the pixels.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The header, or None if it cannot be read.
+    """
     try:
         _require_file(Path(path))
         with decoder_warnings_off, _open(Path(path)) as image:
@@ -139,26 +164,26 @@ def _read(path: Path, max_pixels: int, *, single: bool) -> Picture:
     except Image.UnidentifiedImageError as error:
         raise ImageError(f"{path}: not a readable image (of no known format, or its header is damaged)") from error
     except Exception as error:
-        # Decoders raise nearly anything on damaged data.
+        # Decoders raise nearly any exception for damaged data.
         raise ImageError(f"{path}: not a readable image ({one_line(error)})") from error
 
 
 def _require_file(path: Path) -> None:
-    """Raises ImageError for pipes and devices: opening them may wait, and reading them never end."""
+    """Raises ImageError for pipes and devices, because opening or reading them may never end."""
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise ImageError(f"{path}: is a pipe, a socket or a device, not a file")
 
 
 def _open(path: Path) -> Image.Image:
-    """Reads the header, as `Image.open`, but for its limit of size, whose message would not tell what to do."""
+    """Reads the header like `Image.open`, but without Pillow's own limit on the number of pixels."""
     with path.open("rb") as file:
         beginning = file.read(16)
     for reader in _READERS:
         make: Any
         make, accepts = Image.OPEN[reader.format]
         if accepts is None or accepts(beginning) is True:
-            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # not of this format after all
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # the file has another format
                 return make(path)
     raise Image.UnidentifiedImageError
 
@@ -172,19 +197,37 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
 
 
 def has_alpha(image: UInt[np.ndarray, "h w *c"]) -> bool:
-    """Returns whether the last of an image's channels is transparency: it has two or four."""
+    """Returns whether an image has transparency, that is, two or four channels.
+
+    Args:
+      image: (H, W) or (H, W, C).
+    """
     return image.shape[2:] in ((2,), (4,))
 
 
 def to_8_bits(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w *c"]:
-    """16 bits rounded to 8; 8 bits unchanged."""
+    """Converts an image to 8 bits: rounds 16 bits, and returns 8 bits unchanged.
+
+    Args:
+      image: uint8 or uint16, (H, W) or (H, W, C).
+
+    Returns:
+      uint8, with the shape of `image`.
+    """
     if image.dtype == np.uint8:
         return image
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
-    """An 8-bit RGB version: grey repeated to three channels, 16 bits rounded to 8, transparency dropped."""
+    """Converts an image to 8-bit RGB: repeats grey in three channels, rounds 16 bits, and drops transparency.
+
+    Args:
+      image: uint8 or uint16; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+
+    Returns:
+      uint8, (H, W, 3).
+    """
     image = to_8_bits(image)
     if image.ndim == 2:
         image = image[..., None]
@@ -200,15 +243,15 @@ def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:
         if single:
             _check_single(path, image)
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tile:
-            # Where the image has no memory yet, Pillow applies its limit of size again.
+            # If the image has no memory yet, Pillow applies its own limit on the number of pixels again.
             image.im = Image.core.new(image.mode, image._tile_size)
-        image.load()  # damaged data raise here; looking for EXIF may load as well, and hides what that raises
+        image.load()  # raises for damaged data; reading EXIF may load them too, but would hide the exception
         metadata, orientation = Metadata.of(image), _orientation(image)
     return Picture(_upright(_pixels(path, image, metadata), orientation), metadata)
 
 
 def _pixels(path: Path, image: Image.Image, metadata: Metadata) -> UInt[np.ndarray, "h w *c"]:
-    """What Pillow read, in one of the kinds of a `Picture`."""
+    """Converts a Pillow image to the array of a `Picture`."""
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)
     if image.mode in ("I", "F"):
@@ -223,8 +266,8 @@ def _pixels(path: Path, image: Image.Image, metadata: Metadata) -> UInt[np.ndarr
 
 def _as_array(image: Image.Image, mode: str) -> np.ndarray:
     if mode == "LA" and image.mode != "LA":
-        return np.asarray(image.convert("RGBA"))[..., 2:]  # Pillow forgets the transparent grey on the way to LA
-    return np.asarray(image if image.mode == mode else image.convert(mode))  # convert copies in any case
+        return np.asarray(image.convert("RGBA"))[..., 2:]  # Pillow's conversion to LA ignores a transparent grey
+    return np.asarray(image if image.mode == mode else image.convert(mode))  # convert always copies
 
 
 def _is_png(path: Path) -> bool:
@@ -233,20 +276,20 @@ def _is_png(path: Path) -> bool:
 
 
 def _check_sums(path: Path) -> None:
-    """Raises for a PNG file whose checksums are wrong: Pillow skips those of the pixels."""
+    """Raises an exception for a PNG file with wrong checksums; Pillow does not check those of the pixels."""
     with _open(path) as image:
         image.verify()
 
 
 def _check_length(path: Path, image: Image.Image) -> None:
-    """Raises ImageError for a JPEG file too short for its size: what is missing would be grey, and take memory."""
+    """Raises ImageError for a JPEG file that is too short for its size: Pillow would fill what is missing with grey."""
     length = path.stat().st_size
     if image.format == "JPEG" and image.width * image.height > _MOST_PIXELS_PER_BYTE * length:
         raise ImageError(f"{path}: claims {image.width:,}×{image.height:,} pixels, but has only {length:,} bytes")
 
 
 def _check_single(path: Path, image: Image.Image) -> None:
-    """Raises ImageError for animations and for documents of several pages, of which one would be lost.
+    """Raises ImageError for animations and for documents of several pages, because only one image would be kept.
 
     Smaller versions of the same picture, which cameras append, do not count.
     """
@@ -265,7 +308,7 @@ def _check_one_page(path: Path, file: tifffile.TiffFile) -> None:
 
 
 def _cmyk_to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """By the file's profile, to sRGB; without one, or with a damaged one, by the simple formula."""
+    """Converts CMYK to sRGB by the file's profile, or without a usable profile by Pillow's simple formula."""
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError, OSError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -292,10 +335,10 @@ def _read_tiff(path: Path, max_pixels: int, *, single: bool) -> Picture:
 
 
 def _read_tiff16(path: Path, max_pixels: int, *, single: bool) -> Picture | None:
-    """The first page of a 16-bit TIFF, or None for 8 bits, which are left to Pillow."""
+    """Reads the first page of a 16-bit TIFF. Returns None for 8 bits, which Pillow reads."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        if len(page.dataoffsets) < (needed := math.prod(page.chunked)):  # Pillow would leave black what is missing
+        if len(page.dataoffsets) < (needed := math.prod(page.chunked)):  # Pillow would fill the missing part with black
             raise ImageError(f"{path}: damaged: {len(page.dataoffsets):,} of {needed:,} strips or tiles are there")
         if page.dtype != np.uint16:
             return None
@@ -319,19 +362,19 @@ def _tiff_metadata(path: Path) -> Metadata:
     try:
         with _open(path) as header:
             return Metadata.of(header)
-    except Image.UnidentifiedImageError:  # a kind that Pillow does not know, such as grey with alpha
+    except Image.UnidentifiedImageError:  # Pillow does not know the kind, such as grey with alpha
         return Metadata()
 
 
 def _orientation(image: Image.Image) -> int:
-    """As its EXIF says; 1 if there is none, or a damaged one."""
-    with contextlib.suppress(Exception):  # nearly anything is raised on damaged data
+    """Returns the EXIF orientation, or 1 if EXIF is missing or damaged."""
+    with contextlib.suppress(Exception):  # Pillow raises nearly any exception for damaged data
         return int(image.getexif().get(_ORIENTATION, 1))
     return 1
 
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Undoes the orientation of EXIF and TIFF; what is none of 1 to 8 does nothing."""
+    """Turns an image upright by its EXIF orientation; values other than 1 to 8 change nothing."""
     if 5 <= orientation <= 8:
         image = image.swapaxes(0, 1)
     vertical, horizontal = _FLIPS.get(orientation, (1, 1))
@@ -339,7 +382,14 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def without_grey_alpha(image: np.ndarray) -> np.ndarray:
-    """Grey with transparency as RGB with transparency; everything else unchanged."""
+    """Converts grey with transparency to RGB with transparency, and returns all other images unchanged.
+
+    Args:
+      image: (H, W) or (H, W, C).
+
+    Returns:
+      (H, W, 4) for two channels, otherwise `image`.
+    """
     if image.shape[2:] != (2,):
         return image
     return image[..., [0, 0, 0, 1]]

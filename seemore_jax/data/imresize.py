@@ -1,4 +1,4 @@
-"""MATLAB's `imresize`, by which the field makes its low-resolution images."""
+"""Resizes images like MATLAB's `imresize`, with which super-resolution benchmarks make their LR images."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def imresize(image: UInt[np.ndarray, "h w *c"], scale: float) -> UInt[np.ndarray, "h2 w2 *c"]:
-    """Bicubic resize of an 8- or 16-bit image, as MATLAB computes it for that type.
+    """Resizes an 8- or 16-bit image bicubically, like MATLAB.
 
-    With antialiasing when shrinking, edges mirrored, rows before columns, and, as MATLAB does for integer
-    images, a rounding to the image's type after each of the two passes.
+    Shrinking uses antialiasing. The image is mirrored at its edges. The rows are resized before the columns, and the
+    values are rounded to the type of the image after each of the two passes, as MATLAB does for integer images.
 
     Args:
-      image: uint8 or uint16, (H, W) or (H, W, C).
-      scale: factor of both sides, such as `1 / 4`.
+      image: uint8 or uint16, (H, W) or (H, W, C), not empty.
+      scale: the factor of both sides, such as `1 / 4`; positive.
 
     Returns:
-      An image of the same type with sides ⌈scale·H⌉ and ⌈scale·W⌉.
+      An image of the same type with the sides ⌈scale·H⌉ and ⌈scale·W⌉.
 
     Raises:
-      InputError: another type or shape, an empty image, or a scale that is not positive.
+      InputError: `image` has another type or shape or is empty, or `scale` is not positive.
 
     Source: MATLAB's `imresize.m` (Keys' cubic kernel, a = −0.5). Reproduces Set5's published LR files bit for bit.
     """
@@ -41,19 +41,21 @@ def imresize(image: UInt[np.ndarray, "h w *c"], scale: float) -> UInt[np.ndarray
 def _resize_rows(image: np.ndarray, scale: float) -> np.ndarray:
     weights = _resize_matrix(image.shape[0], scale)
     rows = weights @ image.reshape(image.shape[0], -1).astype(np.float64)
-    # MATLAB rounds halves away from zero, NumPy to even.
+    # MATLAB rounds halves away from zero, while NumPy rounds them to even numbers.
     rounded = np.floor(rows + 0.5).clip(0, np.iinfo(image.dtype).max).astype(image.dtype)
     return rounded.reshape(-1, *image.shape[1:])
 
 
 def _resize_matrix(length: int, scale: float) -> "scipy.sparse.csr_array":
-    """The (new length, length) matrix of a resize along one axis."""
-    import scipy.sparse  # here, since most commands start without it, and sooner
+    """Returns the matrix (new length, length) that resizes along one axis."""
+    import scipy.sparse  # takes time to import, and most commands do not need it
 
-    new_length = max(1, math.ceil(scale * length - 1e-9))  # 70 · 0.1 is 7, not a little more
+    new_length = max(
+        1, math.ceil(scale * length - 1e-9)
+    )  # 70 · 0.1 must give 7, although floating point gives a little more
     shrink = min(scale, 1.0)
     support = 4 / shrink
-    # Centre of each new pixel among the old ones, and the old pixels that its kernel reaches.
+    # The centre of each new pixel in the coordinates of the old pixels, and the old pixels that its kernel reaches.
     centre = (np.arange(new_length) + 0.5) / scale - 0.5
     first = np.floor(centre - support / 2).astype(np.int64)
     reached = first[:, None] + np.arange(math.ceil(support) + 2)
@@ -67,7 +69,7 @@ def _resize_matrix(length: int, scale: float) -> "scipy.sparse.csr_array":
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel, a = −0.5."""
+    """Computes Keys' cubic convolution kernel with a = −0.5."""
     x = np.abs(x)
     near = (1.5 * x - 2.5) * x**2 + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -75,6 +77,6 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def _mirror(index: np.ndarray, length: int) -> np.ndarray:
-    """Indices beyond the ends run back: … 1 0 | 0 1 … n−1 | n−1 n−2 …."""
+    """Mirrors indices beyond the ends of an axis: … 1 0 | 0 1 … n−1 | n−1 n−2 …."""
     index = index % (2 * length)
     return np.minimum(index, 2 * length - 1 - index)

@@ -1,7 +1,8 @@
-"""What an image file says beside its pixels, and how each format stores it: colour profile, EXIF, resolution.
+"""The metadata of image files: colour profile, EXIF and resolution, and how each format stores them.
 
-The orientation is not kept: who reads an image turns it upright. Nor is what describes the file itself (its layout,
-thumbnail and size); XMP and IPTC are left out, since they repeat such fields in ways that would have to be rewritten.
+Some metadata are not kept. The orientation is applied when an image is read. Fields that describe the file itself, such
+as its layout, its thumbnail and its size, do not fit another file. XMP and IPTC repeat such fields, so they are left
+out too.
 """
 
 import contextlib
@@ -16,33 +17,34 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-# Tags of the main directory that describe the picture rather than the file. XPTitle to XPSubject are Windows'.
+# Tags of the main directory that describe the picture and not the file. Windows writes XPTitle to XPSubject.
 _DESCRIPTIVE = (
     *(Base.ImageDescription, Base.Make, Base.Model, Base.Software, Base.DateTime, Base.Artist, Base.HostComputer),
     *(Base.Copyright, Base.Rating, Base.RatingPercent),
     *(Base.XPTitle, Base.XPComment, Base.XPAuthor, Base.XPKeywords, Base.XPSubject),
 )
 _DIRECTORIES = (IFD.Exif, IFD.GPSInfo)
-# Of the Exif directory: an offset that is wrong in another file, and the sides, which change.
+# Tags of the Exif directory that do not fit another file: an offset, and the sides of the picture.
 _NOT_COPIED = (IFD.Interop, Base.ExifImageWidth, Base.ExifImageHeight)
 _INCH, _CENTIMETRE = 2, 3  # TIFF's units of resolution
 _CM_PER_INCH = 2.54
-_PROFILE_KIND = slice(16, 20)  # the colour model, within the header of an ICC profile
-_PNG_HEADER = 33  # bytes up to the end of the header chunk
-_CLASSIC_TIFF = 42  # its version; 43 is BigTIFF
-_TIFF_ENTRY = 12  # bytes of a directory's entry
-_TIFF_LONG = 4  # the type of an offset
+_PROFILE_KIND = slice(16, 20)  # the bytes in the header of an ICC profile that name the colour model
+_PNG_HEADER = 33  # the number of bytes up to the end of the header chunk
+_CLASSIC_TIFF = 42  # the version number of TIFF; BigTIFF has 43
+_TIFF_ENTRY = 12  # the number of bytes of an entry in a directory
+_TIFF_LONG = 4  # the type of entries that are offsets
 _EXIF_PREFIX = b"Exif\0\0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """What is carried from one image file to another.
+    """The metadata that are copied from one image file to another.
 
     Attributes:
-      icc_profile: the ICC profile of the colours, as in the file.
-      exif: tags of the main directory, with the Exif and GPS directories as dicts; without orientation and sides.
-      dpi: horizontal and vertical resolution in pixels per inch.
+      icc_profile: the ICC colour profile, as in the file, or None.
+      exif: the values of EXIF tags in the main directory, without orientation and sides. The Exif and GPS directories
+        are dicts in it.
+      dpi: the horizontal and vertical resolution in pixels per inch, or None.
     """
 
     icc_profile: bytes | None = None
@@ -51,20 +53,24 @@ class Metadata:
 
     @classmethod
     def of(cls, image: Image.Image) -> "Metadata":
-        """What Pillow found in a file. Damaged fields are left out: the picture is worth more than they are."""
+        """Returns the metadata of an image. Damaged fields are left out, so that the image can still be used.
+
+        Args:
+          image: an image that Pillow has opened.
+        """
         return cls(image.info.get("icc_profile"), _exif(image), _dpi(image))
 
 
 def _exif(image: Image.Image) -> dict[int, Any]:
     tags: dict[int, Any] = {}
-    with contextlib.suppress(Exception):  # nearly anything is raised on damaged data
+    with contextlib.suppress(Exception):  # Pillow raises nearly any exception for damaged data
         found = image.getexif()
         tags = {tag: found[tag] for tag in _DESCRIPTIVE if tag in found}
         for directory in _DIRECTORIES:
             content = {tag: value for tag, value in found.get_ifd(directory).items() if tag not in _NOT_COPIED}
             if content:
                 tags[directory] = content
-        _exif_bytes(tags)  # what cannot be written again is found here, not after the computation
+        _exif_bytes(tags)  # raises here, and not after the computation, if the tags cannot be written
         return tags
     return {}
 
@@ -78,7 +84,7 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _exif_dpi(image: Image.Image) -> tuple[float, float] | None:
-    """The resolution from EXIF: WebP has no other place for it."""
+    """Reads the resolution from EXIF, the only place where WebP stores it."""
     exif = image.getexif()
     if Base.XResolution not in exif or Base.YResolution not in exif:
         return None
@@ -87,21 +93,48 @@ def _exif_dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def profile_for(metadata: Metadata, channels: int) -> bytes | None:
-    """The profile, if it is one for images of this many channels: a grey one fits no RGB image, nor CMYK's any."""
+    """Returns the colour profile if it fits an image.
+
+    A grey profile does not fit RGB images. A CMYK profile fits no image, because CMYK is converted to RGB.
+
+    Args:
+      metadata: the metadata with the profile.
+      channels: the number of channels of the image, 1 to 4, including alpha.
+
+    Returns:
+      The bytes of the profile, or None.
+    """
     profile = metadata.icc_profile
     wanted = b"GRAY" if channels <= 2 else b"RGB "
     return profile if profile and profile[_PROFILE_KIND] == wanted else None
 
 
 def exif_for(metadata: Metadata, width: int, height: int) -> bytes | None:
-    """EXIF of an image of that size in pixels, with its prefix, or None if there is nothing to say."""
+    """Encodes EXIF for an image.
+
+    Args:
+      metadata: the metadata with the EXIF tags.
+      width: the width of the image in pixels.
+      height: the height of the image in pixels.
+
+    Returns:
+      The bytes, which begin with the prefix of EXIF data, or None if there are no tags.
+    """
     return _exif_bytes(_with_sides(metadata.exif, width, height)) if metadata.exif else None
 
 
 def pillow_options(metadata: Metadata, suffix: str, channels: int, width: int, height: int) -> dict[str, Any]:
-    """Arguments of `Image.save` that store as much of it as the format of `suffix` can hold."""
+    """Returns the arguments of `PIL.Image.Image.save` that store all metadata that a format supports.
+
+    Args:
+      metadata: the metadata.
+      suffix: the suffix of the format in lower case, such as ".png".
+      channels: the number of channels of the image, 1 to 4, including alpha.
+      width: the width of the image in pixels.
+      height: the height of the image in pixels.
+    """
     if suffix == ".webp":
-        channels = max(channels, 3)  # it has no grey
+        channels = max(channels, 3)  # WebP has no grey images
         if metadata.dpi:
             metadata = dataclasses.replace(metadata, exif=metadata.exif | _resolution_tags(*metadata.dpi))
     options: dict[str, Any] = {"dpi": metadata.dpi} if metadata.dpi else {}
@@ -117,7 +150,18 @@ def _resolution_tags(horizontal: float, vertical: float) -> dict[int, Any]:
 
 
 def add_to_png(png: bytes, metadata: Metadata, channels: int, width: int, height: int) -> bytes:
-    """A PNG file's bytes with the metadata in chunks of its own, for encoders that know only pixels."""
+    """Adds metadata to an encoded PNG image, for encoders that write only pixels.
+
+    Args:
+      png: the bytes of the PNG file.
+      metadata: the metadata.
+      channels: the number of channels of the image, 1 to 4, including alpha.
+      width: the width of the image in pixels.
+      height: the height of the image in pixels.
+
+    Returns:
+      The bytes of a PNG file that has chunks with the metadata.
+    """
     chunks = b""
     if profile := profile_for(metadata, channels):
         chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
@@ -129,7 +173,12 @@ def add_to_png(png: bytes, metadata: Metadata, channels: int, width: int, height
 
 
 def tifffile_options(metadata: Metadata, channels: int) -> dict[str, Any]:
-    """Arguments of `tifffile.imwrite` for what it can write; `add_to_tiff` adds EXIF."""
+    """Returns the arguments of `tifffile.imwrite` that store metadata. `add_to_tiff` then adds the Exif directories.
+
+    Args:
+      metadata: the metadata.
+      channels: the number of channels of the image, 1 to 4, including alpha.
+    """
     options: dict[str, Any] = {"metadata": None, "software": False}
     if metadata.dpi:
         options |= {"resolution": metadata.dpi, "resolutionunit": _INCH}
@@ -140,9 +189,16 @@ def tifffile_options(metadata: Metadata, channels: int) -> dict[str, Any]:
 
 
 def add_to_tiff(path: str | os.PathLike[str], metadata: Metadata, width: int, height: int) -> None:
-    """Adds the Exif and GPS directories to a TIFF of one page; not to a BigTIFF, whose layout is another.
+    """Adds the Exif and GPS directories to a TIFF file of one page.
 
-    They are appended, and after them a copy of the main directory that points to them.
+    A BigTIFF file is not changed, because it has another layout. The directories are appended to the file. After
+    them, a copy of the main directory that points to them is appended.
+
+    Args:
+      path: the TIFF file.
+      metadata: the metadata with the EXIF tags.
+      width: the width of the image in pixels.
+      height: the height of the image in pixels.
     """
     exif = _with_sides(metadata.exif, width, height)
     directories = {int(tag): exif[tag] for tag in _DIRECTORIES if tag in exif}
@@ -167,7 +223,7 @@ def add_to_tiff(path: str | os.PathLike[str], metadata: Metadata, width: int, he
 
 
 def _directory_bytes(content: dict[int, Any], order: str, position: int) -> bytes:
-    """A TIFF directory that will lie at `position` of its file."""
+    """Encodes a TIFF directory that begins at byte `position` of its file."""
     directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0" if order == "<" else b"MM\0*\0\0\0\0")
     for tag, value in content.items():
         directory[tag] = value
@@ -175,7 +231,7 @@ def _directory_bytes(content: dict[int, Any], order: str, position: int) -> byte
 
 
 def _even_end(file: BinaryIO) -> int:
-    """Moves to the end of the file, made even, since directories begin at even offsets."""
+    """Moves to the end of a file, adding a byte if its length is odd, because directories begin at even offsets."""
     end = file.seek(0, os.SEEK_END)
     return end + file.write(bytes(end % 2))
 

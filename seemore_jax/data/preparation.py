@@ -1,4 +1,4 @@
-"""Writing a training set once: find the images, check all of them, cut them into tiles."""
+"""Prepares a training set once: finds the images, checks all of them, and writes them cut into tiles."""
 
 import concurrent.futures
 import contextlib
@@ -31,24 +31,24 @@ def prepare(
     manual_dir: str | os.PathLike[str] | None = None,
     skip_bad: bool = False,
 ) -> None:
-    """Writes the training set `name` for each scale below `data_dir`, as NAME/x4 and so on.
+    """Writes a training set for each scale, in the folders `data_dir`/NAME/x4 and so on.
 
-    Sets that are there already are kept. Downloaded archives are kept in `data_dir`/downloads; what an interrupted
-    preparation left is removed. A set appears only when it is complete.
+    A set that exists already is kept, and a set appears only when it is complete. Downloaded archives are kept in
+    `data_dir`/downloads. The files of an interrupted preparation are removed.
 
     Args:
-      name: "div2k", "df2k" or "image_folder".
-      data_dir: folder of the datasets.
-      scales: any of 2, 3 and 4.
-      sources: for "image_folder", whatever `find_image_sets` accepts.
-      halved_sources: the same, for camera JPEGs: shrunk by 2 before they serve as HR.
-      manual_dir: folder with Flickr2K, or with archives of DIV2K that were downloaded by hand.
-      skip_bad: leave out images that cannot be used and say how many, instead of stopping.
+      name: the training set: "div2k", "df2k" or "image_folder".
+      data_dir: the folder of the datasets.
+      scales: the factors between the sides of HR and of LR, from 2, 3 and 4.
+      sources: for "image_folder", folders and files that `find_image_sets` accepts.
+      halved_sources: for "image_folder", folders and files of camera JPEGs. HR is the image at half its size.
+      manual_dir: the folder with Flickr2K, or with archives of DIV2K that were downloaded by hand.
+      skip_bad: whether to leave out images that cannot be used, and print their number, instead of raising InputError.
 
     Raises:
-      InputError: an option does not fit, files are missing, a download fails, the disk is full, another preparation
-        is writing into `data_dir`, or images cannot be used. The last has one line for each image; nothing is
-        written then.
+      InputError: an option does not fit the training set, files are missing, a download fails, the disk is full,
+        another preparation is writing into `data_dir`, or images cannot be used. In the last case, the message has one
+        line for each image, and nothing is written.
     """
     data_dir = Path(data_dir)
     _check_options(name, scales, [*sources, *halved_sources], manual_dir)
@@ -90,7 +90,7 @@ def _check_options(
 
 @contextlib.contextmanager
 def _quiet_tfds() -> Iterator[None]:
-    """TFDS warns of what is normal here, and its progress bars count what nobody asked for."""
+    """Switches off the progress bars of TFDS, and its warnings, which concern normal situations here."""
     verbosity = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.ERROR)
     tfds.disable_progress_bar()
@@ -113,22 +113,22 @@ def _is_prepared(builder: PairedImages) -> bool:
 
 @contextlib.contextmanager
 def _preparation_lock(data_dir: Path) -> Iterator[None]:
-    """While the block runs, no other preparation can: it would take half-written files for leftovers.
+    """Allows only one preparation at a time, because a second one would remove the half-written files of the first.
 
     Raises:
-      InputError: another one is running already.
+      InputError: another preparation is running.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / ".preparing").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends for any reason
         except BlockingIOError as error:
             raise InputError(f"{data_dir}: another preparation is running here; wait until it has ended") from error
         yield
 
 
 def _remove_leftovers(builder: PairedImages, data_dir: Path) -> None:
-    """Removes what a preparation that was killed has left: of this set, and of downloads."""
+    """Removes the incomplete files and downloads of a preparation that was killed."""
     leftovers = [*Path(builder.data_dir).parent.glob("incomplete.*"), *(data_dir / "downloads").glob("*.tmp.*")]
     for leftover in leftovers:
         shutil.rmtree(leftover)
@@ -137,11 +137,11 @@ def _remove_leftovers(builder: PairedImages, data_dir: Path) -> None:
 def _find_pairs(
     builders: Mapping[int, PairedImages], data_dir: Path, manual_dir: str | os.PathLike[str] | None
 ) -> dict[int, list[TrainingPair]]:
-    # One manager for all sets, so that DF2K and the three scales share what was downloaded once.
+    # One manager for all sets, so that DF2K and the three scales share the downloads.
     manager = tfds.download.DownloadManager(
         download_dir=data_dir / "downloads",
         manual_dir=manual_dir,
-        manual_dir_instructions="any",  # required, and shown only in a message that is replaced
+        manual_dir_instructions="any",  # required by TFDS, but never shown
         url_infos=Div2k.url_infos,
         force_checksums_validation=True,
     )
@@ -156,10 +156,10 @@ def _find_pairs(
 
 
 def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: str) -> dict[int, list[TrainingPair]]:
-    """The pairs that can be used, by scale.
+    """Returns the pairs that can be used, by scale.
 
     Raises:
-      InputError: some cannot, and `skip_bad` is off; or none can.
+      InputError: some pairs cannot be used and `skip_bad` is off, or no pair can be used.
     """
     by_image: dict[Path | ZipMember, dict[int, TrainingPair]] = {}
     for scale, pairs in found.items():
@@ -190,19 +190,19 @@ def _check_images(images: Iterable[dict[int, TrainingPair]], name: str) -> Itera
     try:
         yield from tqdm(threads.map(find_defects, images), desc=f"{name}: checking", total=len(images), unit="image")
     finally:
-        threads.shutdown(cancel_futures=True)  # an interrupt need not wait for all the images
+        threads.shutdown(cancel_futures=True)  # so that an interrupt does not wait for the queued images
 
 
 def _write(builder: PairedImages, pairs: Sequence[TrainingPair]) -> None:
     builder.pairs = pairs
     folder = Path(builder.data_dir)
     try:
-        # TFDS announces sizes that it does not know.
+        # TFDS prints sizes of the dataset that are not known here.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False), file_format="array_record"
             )
-    except (OSError, RuntimeError) as error:  # array_record reports a full disk as the latter
+    except (OSError, RuntimeError) as error:  # RuntimeError: array_record reports a full disk
         detail = " ".join(str(error).split())
         raise InputError(f"{folder}: cannot be written: {detail}") from error
     print(f"{folder}: {builder.info.splits['train'].num_examples} tiles of {len(pairs)} images")

@@ -1,1 +1,1 @@
-"""Measuring super-resolution: metrics, benchmark sets, reports."""
+"""Evaluates super-resolution: metrics, benchmarks and reports."""

@@ -1,4 +1,4 @@
-"""Evaluation of an upscaler on benchmark sets, beside bicubic."""
+"""Evaluates an upscaler on benchmark sets, and bicubic upscaling for comparison."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,34 +11,61 @@ from seemore_jax.data.imresize import imresize
 from seemore_jax.evaluation.metrics import psnr, ssim
 from seemore_jax.system.errors import InputError
 
-# The baseline's name, as an argument and in tables.
+# The name of the baseline in command-line options and tables.
 BICUBIC = "bicubic"
 
-# LR (H, W, 3) to SR (s·H, s·W, 3), uint8.
+# A function from LR (H, W, 3) to SR (scale·H, scale·W, 3), both uint8.
 Upscaler = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "sh sw 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """PSNR in dB, and SSIM; of one image, or means over several."""
+    """The scores of one image, or the mean scores of several images.
+
+    Attributes:
+      psnr: the PSNR in dB.
+      ssim: the SSIM, from -1 to 1.
+    """
 
     psnr: float
     ssim: float
 
     @classmethod
     def of(cls, sr: UInt8[np.ndarray, "h w 3"], hr: UInt8[np.ndarray, "h w 3"], scale: int) -> "Scores":
-        """By the protocol of the literature: luma, `scale` pixels shaved off each side."""
+        """Computes the scores of one image by the protocol of the literature: luma, `scale` pixels shaved at each side.
+
+        Args:
+          sr: the SR image, uint8, (H, W, 3).
+          hr: the HR image, of the same shape.
+          scale: the factor of the upscaling.
+
+        Raises:
+          InputError: the shapes differ, or the image is too small.
+        """
         return cls(psnr(sr, hr, shave=scale), ssim(sr, hr, shave=scale))
 
     @classmethod
     def mean(cls, scores: "list[Scores]") -> "Scores":
-        """The mean of each figure."""
+        """Computes the mean scores.
+
+        Args:
+          scores: the scores of the images, at least one.
+        """
         return cls(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluatedImage:
-    """One image of a set in its three versions (uint8 RGB), and how near two of them come to the first."""
+    """An image of a set, its two upscaled versions, and their scores.
+
+    Attributes:
+      name: the name of the image.
+      hr: the HR image, uint8 (H, W, 3).
+      bicubic: the bicubic upscaling of LR, of the same shape.
+      sr: the image from the upscaler, of the same shape.
+      scores: the scores of `sr`.
+      bicubic_scores: the scores of `bicubic`.
+    """
 
     name: str
     hr: UInt8[np.ndarray, "h w 3"]
@@ -49,15 +76,27 @@ class EvaluatedImage:
 
 
 def bicubic_upscaler(scale: int) -> Upscaler:
-    """The baseline: MATLAB's bicubic enlargement."""
+    """Returns the baseline: MATLAB's bicubic upscaling.
+
+    Args:
+      scale: the factor of the upscaling.
+    """
     return lambda lr: imresize(lr, scale)
 
 
 def evaluate_image(pair: ImagePair, scale: int, upscaler: Upscaler) -> EvaluatedImage:
-    """Evaluates one image.
+    """Evaluates an upscaler on one image.
+
+    Args:
+      pair: the HR image, and the LR image if there is one.
+      scale: the factor between the sides of HR and of LR.
+      upscaler: the function that upscales LR.
+
+    Returns:
+      The images and their scores.
 
     Raises:
-      InputError: it cannot be read or is too small to be measured; the message names it.
+      InputError: the image cannot be read, or is too small for the metrics. The message names the image.
     """
     lr, hr = pair.read(scale)
     bicubic, sr = bicubic_upscaler(scale)(lr), upscaler(lr)
@@ -69,5 +108,14 @@ def evaluate_image(pair: ImagePair, scale: int, upscaler: Upscaler) -> Evaluated
 
 
 def evaluate_images(pairs: tuple[ImagePair, ...], scale: int, upscaler: Upscaler) -> Iterator[EvaluatedImage]:
-    """Evaluates one image after the other; raises as `evaluate_image`."""
+    """Evaluates an upscaler on images, one after the other.
+
+    Args:
+      pairs: the images.
+      scale: the factor between the sides of HR and of LR.
+      upscaler: the function that upscales LR.
+
+    Raises:
+      InputError: see `evaluate_image`.
+    """
     return (evaluate_image(pair, scale, upscaler) for pair in pairs)

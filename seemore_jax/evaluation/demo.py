@@ -1,4 +1,4 @@
-"""The demo: shrinks photographs of scikit-image, and further sets, upscales them, and compares with bicubic."""
+"""Runs the demo: shrinks photographs of scikit-image, upscales them, and compares the results with bicubic."""
 
 from pathlib import Path
 
@@ -17,10 +17,19 @@ _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
 
 def run_demo(model: SeemoRe, weights: str, output: Path, sets: list[Path]) -> None:
-    """Prints PSNR/SSIM of bicubic and of the model for each photograph, and writes pictures into `output`.
+    """Prints the PSNR and SSIM of bicubic and of a model for each photograph, and writes the images into a folder.
 
-    These are the SR images, a comparison and a figure of the experts that each layer chose. `weights` is what
-    `results.json` calls the model; `sets` are folders of further images, of which missing ones are left out.
+    The folder gets the SR images, `results.json`, a comparison of crops (`comparison.png`), and a figure of the experts
+    that each layer chose (`experts.png`).
+
+    Args:
+      model: the model.
+      weights: the name of the model in `results.json`.
+      output: the folder, which is created if it is missing.
+      sets: folders of more images. Missing folders are left out.
+
+    Raises:
+      InputError: an image cannot be used, or `output` cannot be written.
     """
     scale = model.config.scale
     method = f"SeemoRe-{model.config.variant_name}" if model.config.variant_name else "SeemoRe"

@@ -1,7 +1,7 @@
-"""PSNR and SSIM as the super-resolution literature measures them.
+"""Computes PSNR and SSIM by the protocol of the super-resolution literature.
 
-8-bit images, `shave` pixels off each side, and by default only the luma Y of ITU-R BT.601 in its 16–235 range,
-not rounded. A grey image counts as one with three equal channels.
+The images have 8 bits. `shave` pixels are left out at each side. By default, the metrics compare only the luma Y of
+ITU-R BT.601 in the range 16–235, which is not rounded. A grey image is taken as RGB with three equal channels.
 """
 
 import math
@@ -19,16 +19,19 @@ _SSIM_WINDOW = 11
 def psnr(
     sr: UInt8[np.ndarray, "h w *c"], hr: UInt8[np.ndarray, "h w *c"], *, shave: int, y_channel: bool = True
 ) -> float:
-    """Peak signal-to-noise ratio in dB, 10·log₁₀(255² / mean squared error); infinite for equal images.
+    """Computes the peak signal-to-noise ratio, 10·log₁₀(255² / mean squared error).
 
     Args:
-      sr: uint8 image (H, W) or (H, W, 3).
+      sr: the image, uint8, (H, W) or (H, W, 3).
       hr: the image to compare with, of the same shape.
-      shave: pixels left out on each side; the literature takes the scale.
-      y_channel: compare the luma; otherwise all three channels.
+      shave: the number of pixels to leave out at each side; the literature takes the scale.
+      y_channel: whether to compare the luma; otherwise, all three channels are compared.
+
+    Returns:
+      The ratio in dB, which is infinite for equal images.
 
     Raises:
-      InputError: not uint8, shapes that differ, or nothing left after shaving.
+      InputError: the images are not uint8, their shapes differ, or no pixel is left after shaving.
     """
     sr_values, hr_values = _prepare(sr, hr, shave, y_channel, minimum=1)
     error = float(np.mean((sr_values - hr_values) ** 2))
@@ -38,14 +41,25 @@ def psnr(
 def ssim(
     sr: UInt8[np.ndarray, "h w *c"], hr: UInt8[np.ndarray, "h w *c"], *, shave: int, y_channel: bool = True
 ) -> float:
-    """Structural similarity in [-1, 1]; 1 for equal images. Arguments and errors as for `psnr`.
+    """Computes the structural similarity in float64, with a Gaussian window of 11×11 pixels and σ = 1.5.
 
-    With an 11×11 Gaussian window of σ 1.5, in float64, averaged over the positions where the window lies
-    inside the image, and over channels if there are several; so 11 pixels must be left after shaving.
+    The result is the mean over the positions at which the window lies inside the image, and over the channels.
+
+    Args:
+      sr: the image, uint8, (H, W) or (H, W, 3).
+      hr: the image to compare with, of the same shape.
+      shave: the number of pixels to leave out at each side; the literature takes the scale.
+      y_channel: whether to compare the luma; otherwise, all three channels are compared.
+
+    Returns:
+      The similarity from -1 to 1, which is 1 for equal images.
+
+    Raises:
+      InputError: the images are not uint8, their shapes differ, or fewer than 11×11 pixels are left after shaving.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004.
     """
-    from skimage.metrics import structural_similarity  # takes a while, and only an evaluation needs it
+    from skimage.metrics import structural_similarity  # takes time to import, and only evaluations need it
 
     sr_values, hr_values = _prepare(sr, hr, shave, y_channel, minimum=_SSIM_WINDOW)
     return float(

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: SR images, `results.json`, a table, and a figure for the eye."""
+"""Reports an evaluation: writes SR images, `results.json` and a figure of crops, and formats tables of scores."""
 
 import dataclasses
 import json
@@ -22,29 +22,41 @@ from seemore_jax.system.device_map import map_over_devices
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write
 
-_CROP = 96  # HR pixels on each side of a crop in the figure
-_ROWS = 6  # images in the figure
+_CROP = 96  # the side of a crop in the figure, in HR pixels
+_ROWS = 6  # the largest number of images in the figure
 
 
 @dataclasses.dataclass(frozen=True)
 class SetScores:
-    """Scores of the images of one set under their names, and of bicubic on the same images."""
+    """The scores of one image set.
+
+    Attributes:
+      images: the scores by the name of the image.
+      bicubic_images: the scores of bicubic upscaling by the name of the image.
+    """
 
     images: dict[str, Scores]
     bicubic_images: dict[str, Scores]
 
     @property
     def mean(self) -> Scores:
+        """Returns the mean scores of the set."""
         return Scores.mean(list(self.images.values()))
 
     @property
     def bicubic(self) -> Scores:
+        """Returns the mean scores of bicubic upscaling."""
         return Scores.mean(list(self.bicubic_images.values()))
 
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """The same part of an image in several versions under their names, with its caption."""
+    """A crop of one image in several versions.
+
+    Attributes:
+      caption: the text beside the crop in the figure.
+      versions: the crops by the name of the version, uint8 (H, W, 3), all of the same shape.
+    """
 
     caption: str
     versions: dict[str, np.ndarray]
@@ -53,21 +65,26 @@ class Crop:
 def evaluate_to_folder(
     sets: Sequence[ImageSet], scale: int, upscaler: Upscaler, method: str, weights: str, output: Path
 ) -> dict[str, SetScores]:
-    """Evaluates `upscaler` on whole sets with a progress bar, and writes everything into `output`.
+    """Evaluates an upscaler on image sets, and writes the SR images, `results.json` and `comparison.png`.
 
-    Writes `SET/NAME.png` (the SR images), `results.json` and `comparison.png`. All processes of a run call it together
-    and get the same scores; each upscales its share of the images and writes them, the first writes the rest.
+    In a run with several processes, all processes call this function together and get the same scores. Each process
+    upscales and writes its share of the images. The first process writes the other files, and shows a progress bar.
 
     Args:
-      sets: what to evaluate on.
-      scale: the upscaling factor, and the shave of the metrics.
-      upscaler: LR to SR.
-      method: its name in the figure.
-      weights: what `results.json` says that was evaluated.
-      output: a folder that all processes see, made if missing.
+      sets: the image sets.
+      scale: the factor of the upscaling, which is also the shave of the metrics.
+      upscaler: the function that upscales LR.
+      method: the name of the upscaler in the figure.
+      weights: the name of the weights in `results.json`.
+      output: the folder for the files, which all processes see; it is created if it is missing. The SR images become
+        SET/NAME.png.
+
+    Returns:
+      The scores by the name of the set.
 
     Raises:
-      InputError: an image cannot be used, or `output` cannot be written or would overwrite the data.
+      InputError: there are no images, an image cannot be used, `output` cannot be written, or an SR image would
+        overwrite an image of the sets.
     """
     if not sets:
         raise InputError("no images to evaluate on")
@@ -105,7 +122,7 @@ def evaluate_to_folder(
 
 
 def _crop(pair: ImagePair, scale: int, sr_path: Path, method: str) -> Crop:
-    """Of an image whose SR version, perhaps another process's work, lies in the output folder."""
+    """Crops an image whose SR version is in the output folder, where any process may have written it."""
     sr = to_rgb8(read_image(sr_path))
     return hardest_crop(evaluate_image(pair, scale, lambda lr: sr), method)
 
@@ -115,7 +132,7 @@ def _sr_path(output: Path, set_name: str, image_name: str) -> Path:
 
 
 def _check_no_overwriting(sets: Sequence[ImageSet], output: Path) -> None:
-    """Raises InputError if an SR image would take the place of an image that is read."""
+    """Raises InputError if an SR image would overwrite an image of the sets."""
     files = [file for image_set in sets for pair in image_set.pairs for file in (pair.hr, pair.lr)]
     sources = {file.resolve() for file in files if isinstance(file, Path)}
     for image_set in sets:
@@ -126,7 +143,13 @@ def _check_no_overwriting(sets: Sequence[ImageSet], output: Path) -> None:
 
 
 def to_json(results: dict[str, SetScores], scale: int, weights: str) -> dict[str, Any]:
-    """The content of `results.json`: unrounded; an infinite PSNR is null."""
+    """Returns the content of `results.json`. The scores are not rounded; an infinite PSNR becomes null.
+
+    Args:
+      results: the scores by the name of the set.
+      scale: the factor of the upscaling.
+      weights: the name of the weights.
+    """
     return {
         "scale": scale,
         "weights": weights,
@@ -146,18 +169,32 @@ def _scores_json(scores: Scores) -> dict[str, float | None]:
 
 
 def set_table(results: dict[str, SetScores], method: str) -> str:
-    """Means over the sets: a row for bicubic, and one for the method."""
+    """Formats the mean scores of the sets: a row for bicubic and a row for the method.
+
+    Args:
+      results: the scores by the name of the set.
+      method: the name of the method.
+    """
     means = {name: scores.mean for name, scores in results.items()}
     return table({BICUBIC: {name: scores.bicubic for name, scores in results.items()}, method: means})
 
 
 def image_table(scores: SetScores, method: str) -> str:
-    """Each image of one set: a row for bicubic, and one for the method."""
+    """Formats the scores of the images in one set: a row for bicubic and a row for the method.
+
+    Args:
+      scores: the scores of the set.
+      method: the name of the method.
+    """
     return table({BICUBIC: scores.bicubic_images, method: scores.images})
 
 
 def table(rows: dict[str, dict[str, Scores]]) -> str:
-    """Rows of PSNR/SSIM as text: `rows[row][column]`, all rows with the same columns."""
+    """Formats scores as a text table with PSNR / SSIM in each cell.
+
+    Args:
+      rows: `rows[row][column]` are the scores of a cell. All rows have the same columns.
+    """
     columns = list(next(iter(rows.values())))
     cells = {row: [f"{s.psnr:.2f} / {s.ssim:.4f}" for s in by_column.values()] for row, by_column in rows.items()}
     first = max(map(len, rows))
@@ -170,10 +207,15 @@ def table(rows: dict[str, dict[str, Scores]]) -> str:
 
 
 def hardest_crop(image: EvaluatedImage, method: str) -> Crop:
-    """The window where bicubic errs most: there methods differ visibly."""
+    """Crops an image where bicubic upscaling has the largest error, because methods differ visibly there.
+
+    Args:
+      image: the evaluated image.
+      method: the name of the method in the caption.
+    """
     squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
     side = min(_CROP, *squared_error.shape)
-    # The filter centres its window on each pixel; keep the centres whose window lies inside the image.
+    # The filter centres its window at each pixel. Only windows inside the image are kept.
     error_of_window = scipy.ndimage.uniform_filter(squared_error, side)[side // 2 :, side // 2 :]
     error_of_window = error_of_window[: image.hr.shape[0] - side + 1, : image.hr.shape[1] - side + 1]
     top, left = np.unravel_index(np.argmax(error_of_window), error_of_window.shape)
@@ -185,7 +227,11 @@ def hardest_crop(image: EvaluatedImage, method: str) -> Crop:
 
 
 def comparison_figure(crops: Sequence[Crop]) -> Figure:
-    """One row for each crop, one column for each version."""
+    """Draws crops with one row for each image and one column for each version.
+
+    Args:
+      crops: at least one crop, all with the same versions.
+    """
     titles = list(crops[0].versions)
     figure = Figure(figsize=(2.4 * len(titles), 2.4 * len(crops) + 0.4), layout="constrained")
     axes = figure.subplots(len(crops), len(titles), squeeze=False)

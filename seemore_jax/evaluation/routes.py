@@ -1,4 +1,4 @@
-"""A picture of what the routers choose: each image's experts and their probabilities, layer by layer."""
+"""Draws the choices of the routers: the experts of each image and their probabilities, layer by layer."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from seemore_jax.network import Routing
 
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """What the routers of a network chose for one image.
+    """The choices of a network's routers for one image.
 
     Attributes:
-      name: of the image.
-      image: the image, for the eye.
-      experts: for each layer (residual group), the indices of the chosen experts.
-      probabilities: for each layer, those of all experts.
+      name: the name of the image.
+      image: the image that is shown in the figure, uint8 (H, W, 3).
+      experts: the indices of the chosen experts in each layer (residual group), (layers, topk).
+      probabilities: the probabilities of all experts in each layer, (layers, num_experts).
     """
 
     name: str
@@ -29,18 +29,24 @@ class Routes:
 
     @classmethod
     def of(cls, name: str, image: UInt8[np.ndarray, "h w 3"], routing: Routing) -> "Routes":
-        """Those of a batch of one image."""
+        """Makes the routes of one image.
+
+        Args:
+          name: the name of the image.
+          image: the image that is shown in the figure, uint8 (H, W, 3).
+          routing: the choices for a batch of this one image.
+        """
         return cls(name, image, np.asarray(routing.experts)[0], np.asarray(routing.probabilities)[0])
 
 
 def routes_figure(routes: Sequence[Routes], ranks: Sequence[int]) -> Figure:
-    """One row for each image: the image, and a table of layers by experts.
+    """Draws one row for each image: the image, and a table with a column for each layer and a row for each expert.
 
-    The colour and the number are the probability; what was chosen is framed.
+    The colour and the number in a cell are the probability of the expert. The chosen experts have a frame.
 
     Args:
-      routes: at least one, all of one network.
-      ranks: of its experts.
+      routes: the routes of at least one image, all from the same network.
+      ranks: the ranks of the network's experts.
     """
     layers = len(routes[0].experts)
     size = (2.2 + 0.55 * layers, (0.45 * len(ranks) + 0.5) * len(routes) + 1.0)

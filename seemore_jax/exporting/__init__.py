@@ -1,4 +1,4 @@
-"""The network as one file that other programs run without this package: StableHLO for JAX, and ONNX."""
+"""Exports the network to a file that other programs run without this package: StableHLO for JAX, or ONNX."""
 
 from seemore_jax.exporting.files import check_target, export
 

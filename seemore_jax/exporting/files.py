@@ -1,11 +1,12 @@
-"""The file of an export, in the format that its suffix names.
+"""Exports a network to a file in the format that the suffix names.
 
 | suffix       | runs in                     | layout | needs                 |
 |--------------|-----------------------------|--------|-----------------------|
 | `.stablehlo` | JAX, by `load_stablehlo.py` | NHWC   | the extra `stablehlo` |
 | `.onnx`      | ONNX Runtime and others     | NCHW   | the extra `onnx`      |
 
-Both compute what the model computes, routing included, on float32 RGB images of any batch and any size from 1×1.
+Both files compute what the model computes, including the routing, for float32 RGB images, batches of any length and
+any image size from 1×1.
 """
 
 import importlib.util
@@ -16,22 +17,26 @@ from seemore_jax.network import SeemoRe
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write
 
-# The package that writes a format, and the extra that installs it.
+# For each format: the package that writes it, and the extra that installs the package.
 _NEEDS = {".stablehlo": ("flatbuffers", "stablehlo"), ".onnx": ("onnx", "onnx")}
 
 
 def export(model: SeemoRe, path: str | os.PathLike[str]) -> None:
-    """Writes the network, weights included, to a `.stablehlo` or `.onnx` file.
+    """Writes a network with its weights to a `.stablehlo` or `.onnx` file.
 
-    A file is replaced only once the new one is complete.
+    An existing file is replaced only when the new one is complete.
+
+    Args:
+      model: the network.
+      path: the file, with the suffix `.stablehlo` or `.onnx`.
 
     Raises:
-      InputError: the suffix is another, a package is missing, or the path cannot be written.
+      InputError: the path has another suffix, a package is missing, or the file cannot be written.
     """
     path = Path(path)
     check_target(path)
     if path.suffix.lower() == ".onnx":
-        from seemore_jax.exporting.onnx_graph import to_onnx  # its package may be missing
+        from seemore_jax.exporting.onnx_graph import to_onnx  # the package onnx may be missing
 
         content = to_onnx(model).SerializeToString()
     else:
@@ -46,7 +51,14 @@ def export(model: SeemoRe, path: str | os.PathLike[str]) -> None:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises InputError if `export` could not write the format of `path`."""
+    """Checks that `export` can write the format of a path, before the network is computed.
+
+    Args:
+      path: the file that is to be written.
+
+    Raises:
+      InputError: the suffix is unknown, or a package is missing.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in _NEEDS:
         raise InputError(f"{path}: not a format of exports; use {' or '.join(_NEEDS)}")

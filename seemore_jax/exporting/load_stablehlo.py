@@ -1,7 +1,7 @@
 """Loads a network that `python -m seemore_jax export` wrote to a `.stablehlo` file.
 
-This file imports nothing of seemore-jax: copy it. It needs `pip install jax flatbuffers` (the latter is what
-`jax.export` reads files with).
+This file does not import seemore-jax, so it can be copied to where the network is used. It needs
+`pip install jax flatbuffers`; `jax.export` reads files with flatbuffers.
 
     upscale = load_stablehlo("network.stablehlo")
     sr = upscale(lr)  # float32 (N, H, W, 3), RGB in [0, 1] → (N, sH, sW, 3), nominally in [0, 1] but not clipped
@@ -16,24 +16,41 @@ import jax
 import jax.export
 import jax.typing
 
-# What follows JAX's own data, so that damage shows: without a check, a changed byte is another network.
+# The bytes between the program and its checksum. JAX has no check of its own: with a changed byte, it would run another
+# network.
 CHECKSUM_PREFIX = b"seemore-jax stablehlo sha256 "
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def add_checksum(program: bytes) -> bytes:
-    """The content of a file: the program, as `jax.export` serializes it, and its checksum."""
+    """Returns the content of a `.stablehlo` file.
+
+    Args:
+      program: the program, as `jax.export` serializes it.
+
+    Returns:
+      The program, followed by its checksum.
+    """
     return program + CHECKSUM_PREFIX + hashlib.sha256(program).digest()
 
 
 def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.typing.ArrayLike], jax.Array]:
-    """Returns the network: a function of float32 images (N, H, W, 3), of any batch and any size from 1×1.
+    """Loads a network from a `.stablehlo` file.
 
-    It runs on a CPU, a CUDA GPU or a TPU, whichever JAX finds, and is compiled on the first call with each shape.
+    The network runs on a CPU, a CUDA GPU or a TPU, whichever JAX finds. It is compiled on the first call with each
+    shape.
+
+    Args:
+      path: the file.
+
+    Returns:
+      A function from LR images, float32 (N, H, W, 3), RGB in [0, 1], with any N, H and W from 1, to SR images
+      (N, scale·H, scale·W, 3), nominally in [0, 1] but not clipped.
 
     Raises:
-      ValueError: the file is damaged, is none of these, or cannot be read by this version of JAX.
-      OSError: it cannot be opened.
+      ValueError: the file is damaged, was not written by this export, or cannot be read by this version of JAX.
+      OSError: the file cannot be opened.
+      ImportError: flatbuffers is not installed.
     """
     content = Path(path).read_bytes()
     body, digest = content[:-_DIGEST_SIZE], content[-_DIGEST_SIZE:]
@@ -43,8 +60,8 @@ def load_stablehlo(path: str | os.PathLike[str]) -> Callable[[jax.typing.ArrayLi
     try:
         exported = jax.export.deserialize(bytearray(program))
     except ImportError:
-        raise  # of flatbuffers; the message says so
-    except Exception as error:  # an intact file, so another version's: JAX has no exception for that
+        raise  # the message names the missing package, flatbuffers
+    except Exception as error:  # the file is intact, so it is of another version; JAX has no exception for this
         raise ValueError(
             f"{path}: JAX {jax.__version__} cannot read it ({error}); export it with this version"
         ) from error

@@ -1,8 +1,11 @@
-"""The network as an ONNX graph, written operator by operator: nothing is traced, so no size and no choice is frozen.
+"""Builds the network as an ONNX graph, operator by operator.
 
-The routers run inside the graph: the experts' weights lie in it as stacks, of which `Gather` takes each image's own.
-Feature maps are (N, C, H, W), the layout of ONNX's convolutions and of the release's parameters, whose names
-(`seemore_jax.porting.names`) the functions here take. What is computed, `seemore_jax.network.seemore` says.
+Nothing is traced, so the graph accepts images of any size, and the routers choose the experts inside the graph: the
+weights of all experts are stacked, and `Gather` takes those of the experts that each image has chosen.
+
+Feature maps are (N, C, H, W), the layout of ONNX's convolutions and of the release's parameters. The functions take
+layers by their names in the release (`seemore_jax.porting.names`). `seemore_jax.network.seemore` explains what each
+block computes.
 """
 
 import json
@@ -18,18 +21,22 @@ from seemore_jax.network.seemore import RGB_MEAN
 from seemore_jax.porting.names import to_torch
 from seemore_jax.version import __version__
 
-_OPSET = 20  # the first with Gelu
-_IR_VERSION = 9  # of the same release, ONNX 1.15: older runtimes refuse a newer one
+_OPSET = 20  # the first version with Gelu
+_IR_VERSION = 9  # the version of the same release, ONNX 1.15; older runtimes refuse newer versions
 _INPUT = "float32 (N, 3, H, W), RGB with values in [0, 1], any N, H and W from 1"
 _OUTPUT = "float32 (N, 3, scale·H, scale·W), RGB, nominally in [0, 1] but not clipped"
 
 
 def to_onnx(model: SeemoRe) -> onnx.ModelProto:
-    """The ONNX model of `model`, with the weights in it.
+    """Converts a network to ONNX.
 
-    It maps "lr", float32 (N, 3, H, W), RGB with values in [0, 1], of any batch and any size from 1×1, to "sr",
-    float32 (N, 3, sH, sW), nominally in [0, 1] but not clipped. It computes in float32 whatever the configuration's
-    `compute_dtype` and `precision`. The metadata hold the scale, the configuration, and what input and output are.
+    Args:
+      model: the network. Its `compute_dtype` and `precision` are ignored: the ONNX model computes in float32.
+
+    Returns:
+      A model with the weights, which maps "lr" to "sr". "lr" is float32 (N, 3, H, W), RGB in [0, 1], with any N, H and
+      W from 1. "sr" is float32 (N, 3, scale·H, scale·W), nominally in [0, 1] but not clipped. The metadata have the
+      scale, the configuration, and descriptions of "lr" and "sr".
     """
     graph = _Graph(to_torch(model))
     _network(graph, model.config)
@@ -52,7 +59,10 @@ def to_onnx(model: SeemoRe) -> onnx.ModelProto:
 
 
 class _Graph:
-    """The nodes and constants so far. A value goes by its name; a node is named as its first output."""
+    """The nodes and constants of a graph under construction. Values are strings: the names of nodes' outputs.
+
+    A node has the name of its first output.
+    """
 
     def __init__(self, parameters: Mapping[str, np.ndarray]) -> None:
         self.parameters = parameters
@@ -60,11 +70,11 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
 
     def __call__(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
-        """Adds a node with one output, and returns that one's name; inputs that are no names become constants."""
+        """Adds a node and returns the name of its output. Inputs that are not names become constants."""
         return self._add(operator, inputs, [output or f"{operator}_{len(self.nodes)}"], attributes)[0]
 
     def top_k(self, x: str, count: int) -> tuple[str, str]:
-        """The `count` largest of the last axis, and their indices."""
+        """Returns the `count` largest values along the last axis, and their indices."""
         outputs = [f"{name}_{len(self.nodes)}" for name in ("Largest", "Chosen")]
         values, indices = self._add("TopK", [x, [count]], outputs, {"axis": -1})
         return values, indices
@@ -75,7 +85,7 @@ class _Graph:
         return outputs
 
     def _constant(self, value: Any) -> str:
-        """A new constant: int64 if `value` is made of integers (sizes, axes, indices), otherwise float32."""
+        """Adds a constant: int64 for integers (sizes, axes, indices), otherwise float32."""
         array = np.asarray(value)
         array = np.ascontiguousarray(array, np.int64 if array.dtype.kind == "i" else np.float32)
         name = f"constant_{len(self.constants)}"
@@ -83,35 +93,35 @@ class _Graph:
         return name
 
     def layer(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Weight and bias of the release's layer."""
+        """Returns the weight and the bias of a layer."""
         return self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
 
     def convolution(self, name: str, x: str) -> str:
-        """The layer at stride 1, with zero padding that keeps the size."""
+        """Applies a convolution with stride 1, and zero padding that keeps the size."""
         return self.convolve(x, *self.layer(name))
 
     def depthwise(self, name: str, x: str, *, stride: int = 1) -> str:
-        """The layer of one filter for each channel; without padding at any stride but 1."""
+        """Applies a depthwise convolution. Only with stride 1, zero padding keeps the size."""
         weight, bias = self.layer(name)
         return self.convolve(x, weight, bias, groups=len(bias), stride=stride)
 
     def convolve(self, x: str, weight: np.ndarray, bias: np.ndarray, *, groups: int = 1, stride: int = 1) -> str:
-        """A convolution by its weight (O, I, kh, kw) and bias."""
+        """Applies a convolution with the given weight (O, I, kh, kw) and bias (O)."""
         size = weight.shape[2:]
         before = [(side - 1) // 2 if stride == 1 else 0 for side in size]
         pads, strides = [*before, *before], [stride, stride]
         return self("Conv", x, weight, bias, kernel_shape=size, pads=pads, strides=strides, group=groups)
 
     def layer_norm(self, name: str, x: str) -> str:
-        """LayerNorm over the channels, which ONNX has for the last axis only."""
+        """Applies LayerNorm over the channels. The axes are transposed, because ONNX normalizes only the last ones."""
         x = self("Transpose", x, perm=[0, 2, 3, 1])
         x = self("LayerNormalization", x, *self.layer(name), axis=-1, epsilon=1e-6)
         return self("Transpose", x, perm=[0, 3, 1, 2])
 
     def halves(self, name: str, x: str, *, shuffled: bool = False) -> tuple[str, str]:
-        """The halves of a pointwise layer's channels, which may be shuffled first: of each half, its own convolution.
+        """Applies a pointwise layer and splits the channels into halves, after shuffling them if wanted.
 
-        So nothing has to be moved: neither to shuffle the channels nor to split them.
+        Each half is a convolution of its own, so that no data are moved to shuffle and split the channels.
         """
         weight, bias = self.layer(name)
         channels = np.arange(len(bias)).reshape(2, -1)
@@ -163,12 +173,12 @@ def _calibrated(graph: _Graph, name: str, context: str, recursive: int) -> str:
     for _ in range(recursive):
         summary = graph("Gelu", graph.depthwise(f"{name}.agg_conv.0", summary, stride=4))
     summary = graph.convolution(f"{name}.conv.1", graph.depthwise(f"{name}.conv.0", summary))
-    # Without antialiasing, which is ONNX's default, as half-pixel centres are.
+    # ONNX's defaults are half-pixel centres and no antialiasing, as in the network.
     return graph("Add", context, graph("Resize", summary, "", "", graph("Shape", context), mode="linear"))
 
 
 def _mixture(graph: _Graph, name: str, features: str, context: str, config: SeemoReConfig) -> str:
-    """The chosen experts of each image as one, whose rank is the sum of theirs: K of R after padding."""
+    """Applies the chosen experts of each image as one expert, whose rank is the sum of theirs: K·R after padding."""
     channels, ranks = config.embedding_dim, config.topk * max(config.ranks)
     router = graph.parameters[f"{name}.gate.body.2.weight"].T
     logits = graph("MatMul", graph("ReduceMean", features, [2, 3], keepdims=0), router)
@@ -192,7 +202,7 @@ def _mixture(graph: _Graph, name: str, features: str, context: str, config: Seem
 
 
 def _stacked(experts: list[np.ndarray], leaf: str, rank: int) -> np.ndarray:
-    """A parameter of all experts: (E, R, C) or (E, R), padded with zeros to the largest rank; conv_3's bias (E, C)."""
+    """Stacks a parameter of all experts, padded with zeros to the largest rank: (E, R, C), (E, R) or (E, C)."""
     if leaf == "conv_3.bias":
         return np.stack(experts)
     arrays = [array.squeeze(axis=(2, 3)) if leaf.endswith("weight") else array for array in experts]

@@ -1,7 +1,7 @@
-"""The network as a StableHLO program for CPU, CUDA and TPU, by `jax.export`.
+"""Exports the network with `jax.export` as a StableHLO program for CPU, CUDA and TPU.
 
-JAX promises to read such a file for six months after the version that wrote it, and with versions up to three weeks
-older (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
+JAX guarantees that versions up to six months newer and up to three weeks older than the writing version can read such a
+file (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
 """
 
 import contextlib
@@ -22,11 +22,17 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(model: SeemoRe) -> bytes:
-    """The content of a file that `load_stablehlo` reads: the program with the weights in it.
+    """Converts a network to a StableHLO program with the weights.
 
-    It maps float32 images (N, H, W, 3), RGB with values in [0, 1], of any batch and any size from 1×1, to
-    (N, sH, sW, 3), nominally in [0, 1] but not clipped: what `model` computes, by plain XLA operations, in its
-    `compute_dtype` and at its `precision`.
+    The program computes what the model computes, with the model's `compute_dtype` and `precision`, in plain XLA
+    operations.
+
+    Args:
+      model: the network.
+
+    Returns:
+      The content of a file that `load_stablehlo` reads. The program maps float32 images (N, H, W, 3), RGB in [0, 1],
+      with any N, H and W from 1, to (N, scale·H, scale·W, 3), nominally in [0, 1] but not clipped.
     """
     shape = jax.export.symbolic_shape("n, h, w, 3")
     with _no_source_locations():
@@ -37,7 +43,7 @@ def to_stablehlo(model: SeemoRe) -> bytes:
 
 
 def _for_any_size(model: SeemoRe):  # type: ignore[no-untyped-def]
-    """The model as a function that can be traced with unknown sizes, for platforms that are unknown, too."""
+    """Returns the model as a function that can be traced for unknown sizes and several platforms."""
     network = nnx.merge(*nnx.split(model))  # a copy
     config = network.config = dataclasses.replace(model.config, implementation="plain", rematerialize=False)
     for _, module in nnx.iter_modules(network):
@@ -46,7 +52,7 @@ def _for_any_size(model: SeemoRe):  # type: ignore[no-untyped-def]
 
     def seemore(lr: Float[Array, "n h w 3"]) -> Float[Array, "n sh sw 3"]:
         height, width = lr.shape[1:3]
-        # The model's own padding asks whether a side is too short, which an unknown size does not tell.
+        # The model's own padding depends on whether a side is too short, which is unknown during tracing.
         for axis in (1, 2):
             side = lr.shape[axis]
             padded = jnp.arange(jax.core.max_dim(side, config.min_side))
@@ -58,7 +64,7 @@ def _for_any_size(model: SeemoRe):  # type: ignore[no-untyped-def]
 
 @contextlib.contextmanager
 def _no_source_locations() -> Iterator[None]:
-    """Leaves paths of this machine out of the program; equal networks become equal files."""
+    """Leaves source locations out of the program, so that equal networks give equal files on all machines."""
     name = "jax_traceback_in_locations_limit"
     before = getattr(jax.config, name)
     jax.config.update(name, 0)

@@ -1,4 +1,4 @@
-"""Weights to and from PyTorch: names and layouts, file formats, and the configuration they imply."""
+"""Loads and saves weights in the formats of PyTorch, safetensors and Hugging Face, and finds their configuration."""
 
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.porting.weights import StoredWeights, load, read_weights, save

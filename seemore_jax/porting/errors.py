@@ -1,7 +1,7 @@
-"""What goes wrong with weights."""
+"""The exception for weights that cannot be used."""
 
 from seemore_jax.system.errors import InputError
 
 
 class WeightsError(InputError):
-    """Weights that cannot be read, do not describe a SeemoRe, or cannot be written."""
+    """An error about weights that cannot be read, do not belong to a SeemoRe, or cannot be written."""

@@ -1,4 +1,4 @@
-"""Weights in the Hugging Face hub's repositories: fetching them, and the card that describes them there."""
+"""Downloads weights from repositories of the Hugging Face hub, and writes the model card of a repository."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,12 @@ from seemore_jax.network import SeemoReConfig
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.version import __version__
 
-# All that is fetched of a repository.
+# The files of a repository that are downloaded.
 FILES = ("config.json", "model.safetensors")
 
-# Owner and name as the hub allows them, but for these endings, which belong to files; then a branch, tag or commit.
+# Owner and name in the characters that the hub allows, and optionally a branch, tag or commit.
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(@\w[\w./+-]*)?", re.ASCII)
+# Names with these endings are taken for files, although the hub allows them.
 _FILE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors", ".onnx", ".stablehlo")
 
 _CARD = """\
@@ -28,7 +29,7 @@ tags:
 
 # {name} ×{scale}
 
-Image super-resolution: this network makes RGB images {scale} times as high and wide. It is a
+Image super-resolution: this network enlarges RGB images to {scale} times their height and width. It is a
 [SeemoRe](https://arxiv.org/abs/2402.03412) (*See More Details: Efficient Image Super-Resolution by Experts Mining*,
 ICML 2024) with {parameters:,} parameters, in float32.
 
@@ -47,7 +48,8 @@ large = sj.upscale(model, image)  # (H, W, 3) uint8 → ({scale}·H, {scale}·W,
 python -m seemore_jax upscale photo.png -o photo_large.png -m DIRECTORY
 ```
 
-`model.safetensors` has the parameters under the names of the PyTorch release, `config.json` its options. With PyTorch:
+`model.safetensors` has the parameters under the names of the PyTorch release, and `config.json` has the options of the
+network. With PyTorch:
 
 ```python
 import json
@@ -69,19 +71,27 @@ To be added by whoever publishes these weights{license_note}.
 
 
 def is_repository_name(source: str) -> bool:
-    """Whether `source` has the form `user/name` or `user/name@revision`, and does not end in the suffix of a file."""
+    """Returns whether a string has the form of a repository: `user/name` or `user/name@revision`.
+
+    Args:
+      source: the string. If it ends in the suffix of a weights file, it is not taken for a repository.
+    """
     return _REPOSITORY.fullmatch(source) is not None and not source.lower().endswith(_FILE_SUFFIXES)
 
 
 def download(source: str) -> Path:
-    """The local folder with the configuration and the weights of a repository; the hub's client keeps it in its cache.
+    """Downloads the configuration and the weights of a repository into the cache of the hub's client.
 
     Args:
-      source: `user/name`, or `user/name@revision` with a branch, a tag or a commit other than the newest of `main`.
+      source: `user/name`, or `user/name@revision` for a branch, a tag or a commit. Without a revision, the newest
+        commit of `main` is taken.
+
+    Returns:
+      The local folder with the files.
 
     Raises:
-      WeightsError: the hub's client is not installed, the hub cannot be reached, or has no such repository, revision
-        or files.
+      WeightsError: the hub's client is not installed, the hub cannot be reached, or there is no such repository,
+        revision or file.
     """
     repository, _, revision = source.partition("@")
     missing = f"{source}: no such file or directory"
@@ -111,7 +121,7 @@ def download(source: str) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         hint = "try again with a connection, or give a local path"
         raise WeightsError(f"{missing}, and the Hugging Face hub cannot be reached; {hint}") from error
-    except Exception as error:  # its HTTP library's own, too
+    except Exception as error:  # also the exceptions of the client's HTTP library
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise WeightsError(f"{source}: cannot be fetched from the Hugging Face hub: {reason}") from error
     if not (Path(folder) / "model.safetensors").exists():
@@ -120,12 +130,15 @@ def download(source: str) -> Path:
 
 
 def model_card(config: SeemoReConfig, parameters: int, license: str) -> str:
-    """The README.md of a repository: what the hub reads (YAML), what the network is, and how to load it.
+    """Returns the text of a model card, README.md.
+
+    The card has metadata for the hub (YAML), a description of the network, and examples that load it.
 
     Args:
-      config: of the network.
-      parameters: how many it has.
-      license: of the weights, as the hub spells it ("apache-2.0"); "unknown" asks the publisher to say.
+      config: the configuration of the network.
+      parameters: the number of the network's parameters.
+      license: the licence of the weights in the hub's spelling, such as "apache-2.0". "unknown" adds a note that asks
+        the publisher to name the licence.
     """
     name = f"SeemoRe-{config.variant_name}" if config.variant_name else "SeemoRe"
     note = ", who also has to replace `license: unknown` above" if license == "unknown" else ""

@@ -1,4 +1,4 @@
-"""The configuration of a set of weights: what their shapes tell, and where the rest comes from."""
+"""Finds the configuration of a network from the shapes of its weights, and the other fields from elsewhere."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from seemore_jax.network.config import RANK_OF_EXPERT, VARIANTS, stored_fields
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.system.errors import InputError
 
-# No parameter's shape depends on these.
+# Fields that do not influence the shape of any parameter.
 NOT_IN_SHAPES = ("use_shuffle", "recursive", "topk", "img_range")
 
 _RME = "body.0.local_block.block"
@@ -22,7 +22,12 @@ _SME = "body.0.global_block.block"
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameters:
-    """A configuration, and for each stored field where its value was taken from."""
+    """A configuration, and where its values come from.
+
+    Attributes:
+      config: the configuration.
+      origin: for each stored field, where its value comes from, such as "shapes" or "argument".
+    """
 
     config: SeemoReConfig
     origin: Mapping[str, str]
@@ -31,17 +36,23 @@ class Hyperparameters:
 def read_hyperparameters(
     tensors: Mapping[str, np.ndarray], stored: Mapping[str, Any], overrides: Mapping[str, Any], source: str
 ) -> Hyperparameters:
-    """The configuration of weights under the release's names.
+    """Finds the configuration of a network.
+
+    The shapes decide most fields. For a field in `NOT_IN_SHAPES`, the value is taken from `overrides`, then from
+    `stored`, then from the published configuration with the same shapes.
 
     Args:
-      tensors: the parameters.
-      stored: the configuration that this project wrote beside them; empty for a foreign file.
-      overrides: fields given by the caller, which win over everything but the shapes.
-      source: the file, for errors.
+      tensors: the parameters under the names of the PyTorch release.
+      stored: the configuration that `save` wrote into the file; empty for files of other programs.
+      overrides: fields that the caller gives.
+      source: the name of the file, for error messages.
+
+    Returns:
+      The configuration, and where each value comes from.
 
     Raises:
-      WeightsError: the tensors are not a SeemoRe's, `stored` or `overrides` contradict the shapes, or a
-        field is known from nowhere; then the message says which argument to give.
+      WeightsError: the tensors do not belong to a SeemoRe, `stored` or `overrides` contradict the shapes, or a field
+        is unknown (the message says which argument to give).
     """
     read = _from_shapes(tensors, source)
     values: dict[str, Any] = dict(read)
@@ -104,7 +115,7 @@ def _scale(out_channels: int, in_chans: int, source: str) -> int:
 
 
 def _lr_space(ranks: list[int], source: str) -> str:
-    # One or two experts can fit several growths, which then mean the same network.
+    # One or two experts can match several values of `lr_space`, which then describe the same network.
     for name, rank_of in RANK_OF_EXPERT.items():
         if ranks == [rank_of(i) for i in range(len(ranks))]:
             return name

@@ -1,6 +1,6 @@
-"""Parameters under the release's names and layouts, and back into the NNX modules.
+"""Converts parameters between the NNX modules and the names and layouts of the PyTorch release.
 
-| here                      | PyTorch                          |
+| seemore-jax               | PyTorch                          |
 |---------------------------|----------------------------------|
 | convolution (kh, kw, I, O)| (O, I, kh, kw)                   |
 | pointwise (I, O)          | 1×1 convolution (O, I, 1, 1)     |
@@ -20,7 +20,7 @@ from seemore_jax.porting.errors import WeightsError
 
 _ROUTER = "groups.{}.rank_modulating.mixture_block.mixture.router.linear"
 
-# Layer here → layer in the release; each {} is an index, the same on both sides.
+# Layer in seemore-jax → layer in the release. Each {} is an index, which is the same on both sides.
 _TORCH_LAYERS = {
     "shallow_features": "conv_1",
     "groups.{}.rank_modulating.norm_1": "body.{}.local_block.norm_1",
@@ -61,11 +61,18 @@ _TORCH_LAYERS = {
 }
 _TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
-Path = tuple[Any, ...]  # of NNX: names, and indices in lists
+Path = tuple[Any, ...]  # a path of NNX: names, and indices in lists
 
 
 def to_torch(model: SeemoRe) -> dict[str, np.ndarray]:
-    """The model's parameters, float32, under the release's names and in its layouts."""
+    """Converts the parameters of a model to the names and layouts of the PyTorch release.
+
+    Args:
+      model: the model.
+
+    Returns:
+      float32 arrays by name.
+    """
     tensors = {}
     for path, parameter in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         array = _to_torch_layout(path, np.asarray(parameter[...], np.float32))
@@ -74,16 +81,21 @@ def to_torch(model: SeemoRe) -> dict[str, np.ndarray]:
 
 
 def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source: str) -> SeemoRe:
-    """A model of that configuration with these parameters; `source` names them in errors.
+    """Makes a model from parameters with the names and layouts of the PyTorch release.
+
+    Args:
+      config: the configuration of the model.
+      tensors: floating-point arrays by name; they are converted to float32.
+      source: the name of the file, for error messages.
 
     Raises:
-      WeightsError: a parameter has no tensor, a tensor no parameter, or their shapes differ.
+      WeightsError: a parameter of the model has no tensor, a tensor belongs to no parameter, or the shapes differ.
     """
     graph, abstract = nnx.split(SeemoRe.abstract(config))
     expected = {_torch_name(path): (path, leaf) for path, leaf in nnx.to_flat_state(abstract)}
     _check_names(expected, tensors, source)
 
-    for name, (path, leaf) in expected.items():  # all, before memory is taken for any
+    for name, (path, leaf) in expected.items():  # checks all shapes before any memory is allocated
         wanted = _torch_shape(path, leaf.shape)
         if tensors[name].shape != wanted:
             raise WeightsError(f"{source}: {name} has shape {tensors[name].shape}, expected {wanted}")
@@ -98,11 +110,13 @@ def _check_names(expected: Mapping[str, object], tensors: Mapping[str, object], 
     missing = sorted(set(expected) - set(tensors))
     unused = sorted(set(tensors) - set(expected))
     if missing or unused:
-        complaints = [f"missing {_some(missing)}"] * bool(missing) + [f"unknown {_some(unused)}"] * bool(unused)
+        complaints = [f"missing {_shortened(missing)}"] * bool(missing) + [f"unknown {_shortened(unused)}"] * bool(
+            unused
+        )
         raise WeightsError(f"{source}: does not hold the parameters of this SeemoRe: {'; '.join(complaints)}")
 
 
-def _some(names: list[str], shown: int = 5) -> str:
+def _shortened(names: list[str], shown: int = 5) -> str:
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest
 
@@ -118,7 +132,7 @@ def _pattern(layer: Sequence[Any]) -> str:
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a parameter in the release's layout; works on a view of one number, not on an array."""
+    """Returns the shape of a parameter in the release's layout, without allocating the array."""
     return _to_torch_layout(path, np.broadcast_to(np.float32(0), shape)).shape
 
 

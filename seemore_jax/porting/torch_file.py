@@ -1,10 +1,12 @@
-"""PyTorch's `.pth` files, read and written without PyTorch.
+"""Reads and writes PyTorch's `.pth` files without PyTorch.
 
-A `.pth` file is a pickle, and a pickle can run any program. The unpickler here knows only the few names that a
-file of tensors needs and refuses every other one; it never imports anything.
+A `.pth` file contains a pickle, and a pickle can run any program. This unpickler accepts only the few names that a file
+of tensors needs, and refuses all others. It never imports anything.
 
-Two formats: the zip archive that PyTorch writes since 1.6 (`NAME/data.pkl`, and one stored entry
-`NAME/data/KEY` for each storage), and the older sequence of pickles followed by the raw storages.
+There are two formats: the zip archive that PyTorch writes since version 1.6, with `NAME/data.pkl` and one uncompressed
+entry `NAME/data/KEY` for each storage; and the older format, a sequence of pickles followed by the raw storages.
+
+Source: torch/serialization.py of PyTorch.
 """
 
 import collections
@@ -43,13 +45,18 @@ _LEGACY_PROTOCOL = 1001
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
-    """What `torch.save` wrote: nested dicts, lists and numbers, with tensors as NumPy arrays.
+    """Reads a file that `torch.save` wrote.
 
-    The arrays are read-only views of the file's content; bfloat16 ones have the dtype `ml_dtypes.bfloat16`.
+    Args:
+      path: the file.
+
+    Returns:
+      The content: nested dicts, lists and numbers, with tensors as NumPy arrays. The arrays are read-only views of the
+      bytes of the file; bfloat16 becomes the dtype `ml_dtypes.bfloat16`.
 
     Raises:
-      WeightsError: the file is missing, damaged, not PyTorch's, or asks for a name that is not needed to
-        describe tensors (the name is in the message; nothing of it was run).
+      WeightsError: the file is missing, damaged or not a PyTorch file, or it asks for a name that tensors do not need.
+        In the last case, the message has the name, and nothing of the file was run.
     """
     path = Path(path)
     try:
@@ -61,12 +68,12 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:
-        # A damaged pickle can make the unpickler raise nearly anything.
+        # The unpickler raises nearly any exception for a damaged pickle.
         raise WeightsError(f"{path}: damaged, or not a PyTorch file ({one_line(error)})") from error
 
 
-class _Sealed:
-    """An object that a pickle can make but not change: its BUILD opcode would go around every check."""
+class _Immutable:
+    """An object that a pickle can create but not change. Changes by the BUILD opcode would bypass all checks."""
 
     __slots__ = ()
 
@@ -74,8 +81,8 @@ class _Sealed:
         raise WeightsError("refused: the file tries to change the reader")
 
 
-class _Storage(_Sealed):
-    """A run of numbers in the file, filled in when its bytes are read."""
+class _Storage(_Immutable):
+    """A block of numbers in the file. Its array is set when the bytes are read."""
 
     __slots__ = ("array", "count", "dtype")
 
@@ -90,8 +97,8 @@ class _Storage(_Sealed):
         self.array = np.frombuffer(data, self.dtype)
 
 
-class _Tensor(_Sealed):
-    """A view of a storage: the arguments of `torch._utils._rebuild_tensor_v2`, as the file claims them."""
+class _Tensor(_Immutable):
+    """A view of a storage, with the arguments of `torch._utils._rebuild_tensor_v2`, which are not checked yet."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -102,7 +109,7 @@ class _Tensor(_Sealed):
         self.strides = tuple(strides)
 
     def to_array(self) -> np.ndarray:
-        """The view, once it has been made sure that it lies inside its storage."""
+        """Checks that the view lies inside its storage, and returns it."""
         array = self.storage.array if isinstance(self.storage, _Storage) else None
         numbers = (self.offset, *self.shape, *self.strides)
         if array is None or not all(type(number) is int and number >= 0 for number in numbers):
@@ -111,15 +118,15 @@ class _Tensor(_Sealed):
         count = math.prod(self.shape)
         if count == 0:
             return np.empty(self.shape, array.dtype)
-        # The second bound refuses views that repeat a small storage into an enormous tensor.
+        # The second condition refuses views that repeat a small storage to make an enormous tensor.
         if last >= array.size or count > array.size:
             raise WeightsError("damaged: a tensor reaches beyond its storage")
         strides = tuple(stride * array.itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(array[self.offset :], self.shape, strides, writeable=False)
 
 
-class _Name(_Sealed):
-    """A function that the file may ask for."""
+class _Function(_Immutable):
+    """A function that the file may call."""
 
     __slots__ = ("_apply",)
 
@@ -132,15 +139,15 @@ class _Name(_Sealed):
 
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Name(_Tensor),
-    ("torch._utils", "_rebuild_parameter"): _Name(lambda tensor, *_: tensor),
-    ("torch", "Size"): _Name(tuple),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_Tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(lambda tensor, *_: tensor),
+    ("torch", "Size"): _Function(tuple),
     **{("torch", storage): storage for storage in _DTYPE_OF_STORAGE},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `_ALLOWED`, and hands every storage that the pickle mentions to `storages`."""
+    """An unpickler that accepts only the names in `_ALLOWED`, and adds the storages of the pickle to `storages`."""
 
     def __init__(self, file: io.BytesIO, storages: dict[str, _Storage]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -167,7 +174,7 @@ def _unpickle(file: io.BytesIO, storages: dict[str, _Storage]) -> Any:
 
 
 def _check_memo(file: io.BytesIO) -> None:
-    """The unpickler's memo is an array: a huge index in a short pickle would take all memory."""
+    """Refuses huge indices in the pickle, because the unpickler's memo is an array and would take all memory."""
     start = file.tell()
     size = len(file.getbuffer())
     for opcode, argument, _ in pickletools.genops(file):
@@ -212,7 +219,7 @@ def _read_legacy(data: bytes) -> Any:
 
 
 def _to_arrays(content: Any, converted: dict[int, Any] | None = None) -> Any:
-    """The content with arrays for tensors; what occurs several times is converted once, or it could explode."""
+    """Replaces tensors by arrays. Objects that occur several times are converted once, to limit time and memory."""
     converted = {} if converted is None else converted
     if id(content) not in converted:
         if isinstance(content, _Tensor):
@@ -228,9 +235,17 @@ def _to_arrays(content: Any, converted: dict[int, Any] | None = None) -> Any:
 
 
 def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-    """Writes `{"params": tensors, **extra}`, float32, as `torch.save` would; `extra` holds plain values.
+    """Writes `{"params": tensors, **extra}` in the format of `torch.save`.
 
-    `torch.load(path, weights_only=True)` reads it.
+    `torch.load(path, weights_only=True)` reads the file.
+
+    Args:
+      path: the file, which appears only when it is complete.
+      tensors: arrays by name, which are written as float32.
+      extra: more entries: numbers, strings, and dicts of these.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     arrays = {name: np.ascontiguousarray(tensor, np.dtype("<f4")) for name, tensor in tensors.items()}
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
@@ -242,7 +257,7 @@ def write_torch_file(path: str | os.PathLike[str], tensors: Mapping[str, np.ndar
 
 
 def _pickle(arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> bytes:
-    # Written opcode by opcode: the pickle module would have to import torch to name its functions.
+    # The pickle is written opcode by opcode, because the pickle module would import torch to name its functions.
     tensors = {name: _pickled_tensor(str(key), array) for key, (name, array) in enumerate(arrays.items())}
     plain = {name: _pickled(value) for name, value in extra.items()}
     return pickle.PROTO + b"\x02" + _pickled_dict({"params": _pickled_dict(tensors), **plain}) + pickle.STOP

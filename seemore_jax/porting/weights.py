@@ -1,13 +1,13 @@
-"""Weights on disk: one place to load them from any supported format, and to save them in any.
+"""Loads and saves weights in all supported formats.
 
-| format        | suffix         | configuration stored in              |
+| format        | suffix         | where the configuration is stored    |
 |---------------|----------------|--------------------------------------|
 | PyTorch       | `.pth`, `.pt`  | the entry `seemore_config`           |
 | safetensors   | `.safetensors` | the metadata entry `seemore_config`  |
 | Hugging Face  | a directory    | `config.json` (+ `model.safetensors`)|
 
-All hold float32 tensors under the release's names and in its layouts. A directory is laid out as the Hugging Face hub
-wants it, with a model card; one on the hub is read by the name of its repository.
+All formats store float32 tensors with the names and layouts of the PyTorch release. A directory has the files that the
+Hugging Face hub expects, with a model card. A repository of the hub is loaded by its name.
 """
 
 import dataclasses
@@ -35,28 +35,28 @@ from seemore_jax.system.files import atomic_write
 BUNDLED = Path(__file__).parents[1] / "weights"
 DEFAULT_MODEL = "T-x4"
 
-# Of two names, from 0 to 1, for one to be suggested for the other.
+# How similar, from 0 to 1, the name of an existing file must be to be suggested instead of a missing one.
 _SIMILAR = 0.6
 
 _TORCH_SUFFIXES = (".pth", ".pt")
 _CONFIG_ENTRY = "seemore_config"
-# A training run stores both; the average is the better network where there is one.
+# A file of a training run can have both entries. The average of the parameters (EMA) is the better network.
 _PARAMETER_ENTRIES = ("params_ema", "params")
 
 Tensors = dict[str, np.ndarray]
-# What a reader found: the entry that was read, its content (unchecked), and the stored configuration.
+# The entry that was read, its content (not checked yet), and the stored configuration.
 FileContent = tuple[str, dict[Any, Any], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredWeights:
-    """Parameters as found in a file, before they become a model.
+    """The weights in a file or directory, before they are made into a model.
 
     Attributes:
       source: the file or directory.
-      entry: which part of it was read, such as `params_ema`.
-      tensors: arrays under the release's names, of the file's floating-point type.
-      hyperparameters: the configuration, and where each field came from.
+      entry: the part of the file that was read, such as `params_ema`.
+      tensors: arrays with the names and layouts of the PyTorch release, in the floating-point type of the file.
+      hyperparameters: the configuration, and where each of its values comes from.
     """
 
     source: Path
@@ -66,10 +66,15 @@ class StoredWeights:
 
     @property
     def config(self) -> SeemoReConfig:
+        """Returns the configuration."""
         return self.hyperparameters.config
 
     def to_model(self) -> SeemoRe:
-        """The model; raises WeightsError unless the tensors fill it exactly."""
+        """Makes the model.
+
+        Raises:
+          WeightsError: the tensors are not exactly the parameters of the model.
+        """
         return from_torch(self.config, self.tensors, str(self.source))
 
 
@@ -77,24 +82,41 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
     """Loads a model.
 
     Args:
-      source: a `.pth`/`.pt` file (PyTorch need not be installed), a `.safetensors` file, a directory with
-        `model.safetensors`, the name of bundled weights: "T-x2", "T-x3" or "T-x4", or "user/name" of a repository
-        on the Hugging Face hub that holds such a directory (needs the extra `hub`), or "user/name@revision" for a
-        branch, tag or commit of it. What exists on disk comes first; where there is a folder `user`, the hub is not
-        asked.
-      **overrides: fields of `SeemoReConfig`. The shapes tell most of them; `use_shuffle`, `recursive`,
-        `topk` and `img_range` are needed for a foreign file that is none of the nine published
+      source: one of
+        - a `.pth` or `.pt` file, for which PyTorch need not be installed;
+        - a `.safetensors` file;
+        - a directory with `model.safetensors`;
+        - the name of bundled weights: "T-x2", "T-x3" or "T-x4";
+        - a repository of the Hugging Face hub with such a directory, as "user/name", or as "user/name@revision" for a
+          branch, a tag or a commit. This needs the extra `hub`.
+        A path that exists is preferred. If there is a folder `user`, the hub is not asked.
+      **overrides: fields of `SeemoReConfig`. Most fields follow from the shapes. `use_shuffle`, `recursive`, `topk` and
+        `img_range` are needed for a file of another program whose network is not one of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
 
+    Returns:
+      The model.
+
     Raises:
-      WeightsError: the source is missing, damaged or refused, is not a SeemoRe, has parameters missing or
-        left over, or does not tell a field that was not given.
+      WeightsError: the source is missing, damaged or refused, is not a SeemoRe, has missing or unknown parameters, or
+        does not tell the value of a field that was not given.
     """
     return read_weights(source, **overrides).to_model()
 
 
 def read_weights(source: str | os.PathLike[str], **overrides: Any) -> StoredWeights:
-    """What `load` reads, with where it came from; same arguments and errors."""
+    """Reads weights and their configuration, without making a model.
+
+    Args:
+      source: see `load`.
+      **overrides: see `load`.
+
+    Returns:
+      The weights, and where each value of the configuration comes from.
+
+    Raises:
+      WeightsError: see `load`.
+    """
     unknown = sorted(overrides.keys() - {field.name for field in dataclasses.fields(SeemoReConfig)})
     if unknown:
         raise WeightsError(f"{unknown[0]} is not a field of SeemoReConfig")
@@ -106,14 +128,17 @@ def read_weights(source: str | os.PathLike[str], **overrides: Any) -> StoredWeig
 
 
 def save(model: SeemoRe, path: str | os.PathLike[str], *, license: str = "unknown") -> None:
-    """Saves a model in the format that the suffix of `path` names; no suffix means a directory.
+    """Saves a model in the format that the suffix of the path names.
 
-    A directory also gets a model card, README.md, with `license` as the hub spells it ("apache-2.0"); one that is
-    there stays as it is, since people write into it.
+    All formats store the configuration too, so that `load` needs no arguments. A file is replaced only when the new one
+    is complete. PyTorch reads `.pth` files with `weights_only=True`; their entry `params` is the state of the release's
+    `seemore.module.SeemoRe`.
 
-    `.pth` files load in PyTorch with `weights_only=True` and, under `params`, with `strict=True` into
-    `seemore.module.SeemoRe`. Every format stores the configuration too, so that `load` needs no arguments.
-    A file is replaced only once the new one is complete.
+    Args:
+      model: the model.
+      path: a file with the suffix `.pth`, `.pt` or `.safetensors`, or a directory, which is a path without suffix. A
+        directory also gets a model card, README.md; an existing card is kept, because people edit it.
+      license: the licence in the model card, in the hub's spelling, such as "apache-2.0".
 
     Raises:
       WeightsError: the suffix is unknown, or the path cannot be written.
@@ -130,7 +155,14 @@ def save(model: SeemoRe, path: str | os.PathLike[str], *, license: str = "unknow
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises WeightsError if `save` would not know the format of `path`."""
+    """Checks that `save` knows the format of a path, before the model is computed.
+
+    Args:
+      path: the file or directory that is to be written.
+
+    Raises:
+      WeightsError: the suffix is unknown.
+    """
     _writer(Path(path))
 
 
@@ -155,7 +187,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
 
 
 def _suggestion(path: Path) -> str:
-    """What may have been meant, of the files and folders that are where a path should be."""
+    """Returns a phrase that suggests existing files with similar names, or an empty string."""
     try:
         names = [file.name for file in path.parent.iterdir()]
     except OSError:
@@ -210,7 +242,7 @@ def _read_safetensors(path: Path) -> FileContent:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (safetensors.SafetensorError, AttributeError, TypeError, ValueError) as error:
-        # The last three for types that NumPy does not have.
+        # AttributeError, TypeError and ValueError: NumPy does not have the type of a tensor.
         raise WeightsError(f"{path}: damaged, or not a safetensors file ({error})") from error
     return "the file itself", tensors, _parse_config(metadata.get(_CONFIG_ENTRY, "{}"), path)
 
@@ -224,7 +256,7 @@ def _read_directory(path: Path) -> FileContent:
         written = stored
         stored = _parse_config(config.read_bytes(), config)
         differing = [field for field, value in written.items() if stored.get(field, value) != value]
-        if differing:  # as after a save that failed between the two files
+        if differing:  # happens after a save that failed between the two files
             raise WeightsError(
                 f"{config}: does not belong to {weights.name}, which was saved with another {differing[0]}"
             )
@@ -245,7 +277,7 @@ def _stored_config(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _checked_tensors(content: Mapping[Any, Any], path: Path) -> Tensors:
-    """What was read, under the release's names: without the prefix that DataParallel adds."""
+    """Checks that the content is floating-point tensors by name, and removes the prefix that DataParallel adds."""
     tensors = {}
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
@@ -264,7 +296,7 @@ def _write_torch(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
 
 
 def _write_safetensors(path: Path, tensors: Tensors, config: SeemoReConfig) -> None:
-    # One entry only: safetensors writes several in random order, and equal weights should be equal files.
+    # Only one entry, because safetensors writes several in random order, and equal weights should give equal files.
     metadata = {_CONFIG_ENTRY: json.dumps(config.to_dict())}
     with atomic_write(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(tensors, metadata))

@@ -1,4 +1,4 @@
-"""TFDS builders of training sets: LR/HR tiles in array_record files, written without TensorFlow."""
+"""TFDS builders of training sets. They write LR/HR tiles into array_record files, without TensorFlow."""
 
 from seemore_jax.data.datasets.df2k.df2k import Df2k
 from seemore_jax.data.datasets.div2k.div2k import Div2k

@@ -1,4 +1,4 @@
-"""What the builders have in common: features, configurations and the writing of tiles."""
+"""The base class of the builders: their features, their configurations, and the writing of tiles."""
 
 import concurrent.futures
 import functools
@@ -18,9 +18,10 @@ from seemore_jax.data.tiles import cut_tiles
 
 SCALES = (2, 3, 4)
 
-# TFDS holds the tiles of one file in memory while it writes them: about 300 MB for photographs of 2K.
+# TFDS keeps the tiles of one file in memory while it writes them: about 300 MB for 2K photographs.
 _IMAGES_PER_FILE = 16
-# Not compressed: 1.7 times as much on disk, and a tenth of the time to decode, which bounds the input of a run.
+# No compression: this takes 1.7 times the disk space, but a tenth of the time to decode, and decoding limits how fast a
+# run gets its patches.
 _PNG_LEVEL = 0
 
 _Example = tuple[str, dict[str, bytes]]
@@ -45,9 +46,14 @@ class _UncompressedWriter(tfds.core.ExampleWriter):
         return None
 
 
-# Shard by shard, because TFDS's other builders shuffle what they write, and for more than 1 GB this needs TensorFlow.
+# A shard-based builder, because the other builders of TFDS shuffle the examples, which needs TensorFlow for more than
+# 1 GB.
 class PairedImages(tfds.core.ShardBasedBuilder):
-    """A training set of LR/HR tiles with one configuration for each scale: x2, x3 and x4."""
+    """A training set of LR/HR tiles with one configuration for each scale: x2, x3 and x4.
+
+    Attributes:
+      pairs: the pairs to write; None writes all pairs that `find_pairs` returns.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [
@@ -56,23 +62,26 @@ class PairedImages(tfds.core.ShardBasedBuilder):
     DESCRIPTION: ClassVar[str]
     HOMEPAGE: ClassVar[str]
 
-    # What to write; None stands for all that `find_pairs` finds.
     pairs: Sequence[TrainingPair] | None = None
 
     def __init_subclass__(cls) -> None:
-        # TFDS has a DIV2K of its own, for which `tfds.builder("div2k")` keeps standing.
+        # Without registration, because `tfds.builder("div2k")` must still return the DIV2K of TFDS.
         super().__init_subclass__(skip_registration=True)
 
     @property
     def scale(self) -> int:
+        """Returns the factor between the sides of HR and of LR."""
         return int(self.builder_config.name.removeprefix("x"))
 
     @abstractmethod
     def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
-        """The images of this set, none of them read yet.
+        """Finds the pairs of this set, without reading the images.
+
+        Args:
+          dl_manager: the download manager of TFDS.
 
         Raises:
-          InputError: files that the user has to provide are missing.
+          InputError: files that the user must provide are missing.
         """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -109,6 +118,7 @@ class PairedImages(tfds.core.ShardBasedBuilder):
 
 
 def _encoded(tile: tuple[np.ndarray, np.ndarray]) -> dict[str, bytes]:
-    # Not by libpng, which filters rows even where nothing is compressed; to undo that takes longer than the rest.
+    # Without libpng, which filters the rows even without compression. Undoing the filters takes longer than the rest of
+    # the decoding.
     lr, hr = (bytes(imagecodecs.spng_encode(np.ascontiguousarray(image), level=_PNG_LEVEL)) for image in tile)
     return {"lr": lr, "hr": hr}

@@ -1,4 +1,4 @@
-"""DF2K: DIV2K and the 2,650 photographs of Flickr2K, which SeemoRe's release is trained on."""
+"""DF2K: DIV2K and the 2,650 photographs of Flickr2K. The published SeemoRe networks are trained on it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from seemore_jax.system.errors import InputError
 
 
 class Df2k(PairedImages):
-    """DIV2K from its archives, Flickr2K from a folder that the user has."""
+    """The builder of DF2K. It downloads DIV2K, and takes Flickr2K from a folder of the user."""
 
     DESCRIPTION = "DIV2K's and Flickr2K's training images with MATLAB-bicubic LR, cut into overlapping tiles."
     HOMEPAGE = "https://github.com/limbee/NTIRE2017"
@@ -19,7 +19,10 @@ class Df2k(PairedImages):
     url_infos = Div2k.url_infos
 
     def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
-        """The pairs of both; Flickr2K first, since the user can only be told of its absence, not helped."""
+        """Finds the pairs of DIV2K and Flickr2K; see `PairedImages.find_pairs`.
+
+        Flickr2K comes first, so that its absence is reported before DIV2K is downloaded.
+        """
         flickr2k = _flickr2k_pairs(_manual_dir(dl_manager), self.scale)
         return div2k_pairs(dl_manager, self.scale) + flickr2k
 
@@ -29,12 +32,12 @@ def _manual_dir(dl_manager: tfds.download.DownloadManager) -> Path:
         return Path(dl_manager.manual_dir)
     except AssertionError as error:
         raise InputError(
-            "df2k: no folder with Flickr2K; unpack Flickr2K.tar and give its place, --manual_dir"
+            "df2k: no folder with Flickr2K; unpack Flickr2K.tar and name its folder with --manual_dir"
         ) from error
 
 
 def _flickr2k_pairs(folder: Path, scale: int) -> list[TrainingPair]:
-    """The pairs in Flickr2K_HR and Flickr2K_LR_bicubic/X4, in `folder` or in its subfolder Flickr2K."""
+    """Finds the pairs in Flickr2K_HR and Flickr2K_LR_bicubic/X4, inside `folder` or its subfolder Flickr2K."""
     root = next((path for path in (folder / "Flickr2K", folder) if (path / "Flickr2K_HR").is_dir()), None)
     hr_files = sorted((root / "Flickr2K_HR").glob("*.png")) if root else []
     if root is None or not hr_files:

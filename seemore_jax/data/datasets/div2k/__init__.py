@@ -1,1 +1,1 @@
-"""DIV2K. TFDS looks for a builder's checksums in the folder of its module, so each has one of its own."""
+"""DIV2K. Each builder has its own folder, because TFDS looks for checksums in the folder of the builder's module."""

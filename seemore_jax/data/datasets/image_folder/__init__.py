@@ -1,1 +1,1 @@
-"""Any folders of photographs."""
+"""Training sets from folders of photographs."""

@@ -1,4 +1,4 @@
-"""Any photographs: folders and files that `find_image_sets` understands."""
+"""A training set from folders and files of the user."""
 
 from pathlib import Path
 
@@ -11,7 +11,12 @@ from seemore_jax.system.errors import InputError
 
 
 class ImageFolder(PairedImages):
-    """Photographs from anywhere, with their LR files where there are some."""
+    """The builder of a training set from photographs of the user, and their LR images if there are some.
+
+    Attributes:
+      sources: folders and files that `find_image_sets` accepts.
+      halved_sources: folders and files of camera JPEGs. HR is the image at half its size.
+    """
 
     DESCRIPTION = "Photographs, with their LR files or MATLAB-bicubic LR, cut into overlapping tiles."
     HOMEPAGE = "https://arxiv.org/abs/2402.03412"
@@ -20,7 +25,7 @@ class ImageFolder(PairedImages):
     halved_sources: tuple[Path, ...] = ()
 
     def find_pairs(self, dl_manager: tfds.download.DownloadManager) -> list[TrainingPair]:
-        """The pairs in all `sources`, and those in `halved_sources` at half their size."""
+        """Finds the pairs in `sources` and `halved_sources`; see `PairedImages.find_pairs`."""
         if not self.sources and not self.halved_sources:
             raise InputError("image_folder: no images given; name folders or files, --source")
         return [*self._pairs(self.sources, halve=False), *self._pairs(self.halved_sources, halve=True)]
