@@ -48,7 +48,7 @@ def read_card(weights: Path) -> Card:
       weights: the weights file, NAME.safetensors; its card is NAME.md.
     """
     text = weights.with_suffix(".md").read_text()
-    purpose = re.search(r"^For: (.*?\.)\s", text, re.MULTILINE | re.DOTALL)
+    purpose = re.search(r"^Purpose: (.*?\.)\s", text, re.MULTILINE | re.DOTALL)
     result = re.search(rf"^\| {re.escape(weights.stem)} \| ([^|]*?) \|", text, re.MULTILINE)
     return Card(
         weights.stem,

@@ -191,5 +191,5 @@ def test_models_are_listed_with_their_purpose_and_result(capsys: pytest.CaptureF
     names = sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
     assert [line.split()[0] for line in lines] == names
     for line in lines:
-        assert re.search(r"×[234]  \d\.\d MB  Set5 \d\d\.\d\d / 0\.\d{4}  [A-Z].*", line), line
+        assert re.search(r"×[234]  \d\.\d MB  Set5 \d\d\.\d\d / 0\.\d{4}  upscaling .*\.", line), line
     assert sum("(default)" in line for line in lines) == 1
