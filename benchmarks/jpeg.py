@@ -1,0 +1,118 @@
+"""Measures weights on JPEG files of several qualities: PSNR over bicubic, and how visible the 8×8 blocks are.
+
+    python -m benchmarks.jpeg --data data/kodak --model T-x4 --robust T-x4-jpeg
+
+Each image is reduced bicubically, stored by libjpeg with 4:2:0, and upscaled. The border gradient is the mean
+difference of neighbouring SR pixels across the borders of the 8×8 blocks, divided by the mean difference elsewhere: it
+is 1 in an image without visible blocks.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from tqdm import tqdm
+
+import seemore_jax as sj
+from benchmarks.harness import options, records, tables
+from seemore_jax.data.degradation import FixedDegradation
+from seemore_jax.data.image_pairs import ImagePair
+from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.evaluation.metrics import psnr
+
+QUALITIES = ("bicubic", "jpeg:95", "jpeg:85", "jpeg:75", "jpeg:50", "jpeg:30")
+_BLOCK = 8
+_LUMA = np.array([0.299, 0.587, 0.114])
+_BICUBIC = "bicubic"
+
+# LR (H, W, 3) → SR (s·H, s·W, 3), uint8.
+Upscaler = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "sh sw 3"]]
+
+
+def main() -> None:
+    chosen = _options()
+    start = time.perf_counter()
+    model = sj.load(chosen.model)
+    scale = model.config.scale
+    upscalers: dict[str, Upscaler] = {_BICUBIC: lambda lr: sj.imresize(lr, scale), chosen.model: _upscaler(model)}
+    if chosen.robust:
+        upscalers[chosen.robust] = _upscaler(sj.load(chosen.robust))
+    pairs = [pair for one in find_image_sets([chosen.data], scale) for pair in one.pairs][: chosen.images]
+    found = {}
+    for degradation in tqdm(chosen.degradations, unit="quality", disable=None):
+        degraded = [_degraded(pair, degradation) for pair in pairs]
+        found[degradation] = {name: _measure(upscaler, degraded, scale) for name, upscaler in upscalers.items()}
+    print(f"PSNR (dB) of the luma / border gradient, ×{scale}, {len(pairs)} images of {chosen.data.name}\n")
+    rows = [
+        [
+            name,
+            *(
+                f"{decibel:.2f} / {border:.3f}"
+                for decibel, border in (found[each][name] for each in chosen.degradations)
+            ),
+        ]
+        for name in upscalers
+    ]
+    print(tables.compact(["LR", *chosen.degradations], rows))
+    print(f"\n{records.footer(time.perf_counter() - start)}")
+    records.finish(chosen.output, {"scale": scale, "images": len(pairs), "results": found})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measures weights on JPEG files of several qualities.")
+    options.add_weights_name(parser)
+    parser.add_argument("--robust", metavar="MODEL", help="weights that were trained with JPEG, for the same scale")
+    parser.add_argument("--data", type=Path, required=True, help="a folder of HR images, such as Kodak")
+    parser.add_argument("--images", type=int, help="how many of them (default: all)")
+    parser.add_argument(
+        "--degradations", nargs="+", default=QUALITIES, metavar="D", help="bicubic or jpeg:QUALITY (default: all six)"
+    )
+    options.add_output(parser)
+    return parser.parse_args()
+
+
+def _cell(decibel: float, border: float) -> str:
+    return f"{decibel:.2f} / {border:.3f}"
+
+
+def _upscaler(model: sj.SeemoRe) -> Upscaler:
+    return lambda lr: sj.upscale(model, lr)
+
+
+def _degraded(pair: ImagePair, degradation: str) -> ImagePair:
+    return ImagePair(pair.name, pair.hr, pair.lr, degradation=FixedDegradation.of(degradation))
+
+
+def _measure(upscaler: Upscaler, pairs: Sequence[ImagePair], scale: int) -> tuple[float, float]:
+    """Returns the mean PSNR in dB, and the mean border gradient."""
+    figures = []
+    for pair in pairs:
+        lr, hr = pair.read(scale)
+        sr = upscaler(lr)
+        figures.append((psnr(sr, hr, shave=scale), border_gradient(sr, _BLOCK * scale)))
+    mean = np.mean(figures, axis=0)
+    return float(mean[0]), float(mean[1])
+
+
+def border_gradient(image: UInt8[np.ndarray, "h w 3"], period: int) -> float:
+    """Returns the mean difference of neighbouring pixels across block borders, divided by that of all others.
+
+    Args:
+      image: RGB.
+      period: side of a block in pixels of this image.
+    """
+    values = image.astype(np.float64) @ _LUMA
+    at_borders, elsewhere = [], []
+    for axis in (0, 1):
+        steps = np.abs(np.diff(values, axis=axis)).mean(axis=1 - axis)
+        is_border = np.arange(1, len(steps) + 1) % period == 0
+        at_borders.append(steps[is_border])
+        elsewhere.append(steps[~is_border])
+    return float(np.concatenate(at_borders).mean() / np.concatenate(elsewhere).mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""SeemoRe-T ×4 for JPEG files: continues the bundled `T-x4`."""
+
+from ml_collections import ConfigDict
+
+from configs.bundled_jpeg import bundled_jpeg
+
+
+def get_config() -> ConfigDict:
+    """Returns the experiment's configuration."""
+    return bundled_jpeg(4)
