@@ -3,8 +3,9 @@
 #
 #   HOSTS="node1 node2" WORKDIR=/shared/runs/t_x4 launch/hosts.sh --config=configs/seemore_t_x4.py ...
 #
-# The first host coordinates the run. REPOSITORY is the folder of this repository (default: the current folder). It must
-# have the same path on all hosts, with its environment .venv, and so must the dataset. Arguments are passed to train.py.
+# The first host coordinates the run. REPOSITORY is the folder of this repository, with its environment .venv (default:
+# the current folder). It must have the same path on all hosts, and so must the dataset. Arguments are passed to
+# train.py.
 set -euo pipefail
 
 : "${HOSTS:?the hosts, separated by spaces}" "${WORKDIR:?the folder of the run, which all hosts see}"
