@@ -1,4 +1,4 @@
-"""SeemoRe-T ×2 with one choice of its design changed, as in the paper's ablations: --config=configs/ablations.py:NAME
+"""The paper's ablations: SeemoRe-T ×2 with one design choice changed. Select one by --config=configs/ablations.py:NAME
 
 | NAME | parameters | GMACs |
 |---|---:|---:|
@@ -22,8 +22,11 @@
 | kernel_21 | 224,424 | 45.47 |
 | no_shuffle | 220,104 | 44.48 |
 
-Multiply-accumulates are those of a 1280×720 output, as `SeemoReConfig.macs` counts them, where each expert is chosen as
-often as the others. For the published network the paper has 44.83, of an image that chose experts of rank 7 on average.
+The multiply-accumulates are for a 1280×720 output, as `SeemoReConfig.macs` counts them, if all experts are chosen
+equally often. For the published network, the paper reports 44.83, for an image whose chosen experts have a mean rank
+of 7.
+
+Source: the ablations in the SeemoRe paper (arXiv 2402.03412).
 """
 
 from typing import Any
@@ -34,7 +37,7 @@ from configs.release import recipe
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "published": {},
-    # The low-rank space: how the experts' ranks grow, and how many there are.
+    # The low-rank space: how the ranks of the experts grow, and the number of experts.
     "exp_2": {"num_experts": 2},
     "exp_4": {"num_experts": 4},
     **{
@@ -42,21 +45,28 @@ ABLATIONS: dict[str, dict[str, Any]] = {
         for space in ("linear", "double")
         for count in (2, 3, 4)
     },
-    # Experts chosen for each image and layer.
+    # The number of experts that are chosen for each image and layer.
     "topk_2": {"topk": 2},
     "topk_3": {"topk": 3},
-    # How many times the context is reduced by 4.
+    # How many times the sides of the context are reduced by 4.
     "recursive_0": {"recursive": 0},
     "recursive_1": {"recursive": 1},
     "recursive_3": {"recursive": 3},
-    # Length of the striped convolutions.
+    # The length of the striped convolutions.
     **{f"kernel_{length}": {"global_kernel_size": length} for length in (3, 7, 15, 21)},
     "no_shuffle": {"use_shuffle": False},
 }
 
 
 def get_config(name: str = "") -> ConfigDict:
-    """The experiment of one ablation."""
+    """Returns the configuration of one ablation.
+
+    Args:
+      name: one of the names in `ABLATIONS`.
+
+    Raises:
+      ValueError: there is no such ablation.
+    """
     if name not in ABLATIONS:
         names = ", ".join(ABLATIONS)
         raise ValueError(f"give one of the ablations after a colon, as in configs/ablations.py:topk_2: {names}")

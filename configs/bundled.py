@@ -1,4 +1,4 @@
-"""The experiments behind the weights that come with the package."""
+"""The experiments that trained the bundled weights."""
 
 from ml_collections import ConfigDict
 
@@ -6,15 +6,19 @@ from configs.release import recipe
 
 
 def bundled(scale: int) -> ConfigDict:
-    """SeemoRe-T at `scale`, sized for 2 CPU cores.
+    """Returns the configuration of SeemoRe-T for training on 2 CPU cores.
 
-    The release's recipe but for: 523 small photographs in place of DF2K, batches of 8 patches of 32×32 LR pixels, a
-    cosine schedule after a short warm-up, and an average of the parameters, which is what is exported. ×3 starts from
-    the bundled ×2, ×4 from the bundled ×3. What each took and reached is in its card, such as
-    `seemore_jax/weights/T-x2.md`.
-    The data, from the folder in which the photographs are:
+    It differs from the recipe of the release in four points: the data are 523 small photographs instead of DF2K; a
+    batch has 8 patches of 32×32 LR pixels; the schedule is a cosine after a short warm-up; and the exported weights are
+    the moving average of the parameters. ×3 starts from the bundled ×2, and ×4 from the bundled ×3. The model cards,
+    such as `seemore_jax/weights/T-x2.md`, have the time and the scores of each training.
+
+    This command prepares the data, in the folder with the photographs:
 
         python -m seemore_jax prepare image_folder --data_dir=data --source=bsds --source=t91 --halved_source=streets
+
+    Args:
+      scale: the factor of the upscaling: 2, 3 or 4.
     """
     config = recipe("T", scale)
     config.dataset = "image_folder"

@@ -1,4 +1,4 @@
-"""SeemoRe-T ×2, as it comes with the package: `T-x2`."""
+"""The training of the bundled weights `T-x2`: SeemoRe-T ×2."""
 
 from ml_collections import ConfigDict
 
@@ -6,5 +6,5 @@ from configs.bundled import bundled
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return bundled(2)

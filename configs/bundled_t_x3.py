@@ -1,4 +1,4 @@
-"""SeemoRe-T ×3, as it comes with the package: `T-x3`, from `T-x2`."""
+"""The training of the bundled weights `T-x3`: SeemoRe-T ×3, which starts from `T-x2`."""
 
 from ml_collections import ConfigDict
 
@@ -6,5 +6,5 @@ from configs.bundled import bundled
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return bundled(3)

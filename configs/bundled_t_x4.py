@@ -1,4 +1,4 @@
-"""SeemoRe-T ×4, as it comes with the package: `T-x4`, from `T-x3`."""
+"""The training of the bundled weights `T-x4`: SeemoRe-T ×4, which starts from `T-x3`."""
 
 from ml_collections import ConfigDict
 
@@ -6,5 +6,5 @@ from configs.bundled import bundled
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return bundled(4)

@@ -1,8 +1,9 @@
-"""SeemoRe-L ×2 as published.
+"""The published training of SeemoRe-L ×2.
 
 953,308 parameters; 195.5 GMACs for a 1280×720 output.
-Reaches, in the paper, PSNR: Urban100 32.87 dB, Manga109 39.49.
-Costs 500,000 steps of 32 patches of 64×64 LR pixels: 55.6·10¹⁵ MACs forward, about twice that backward.
+PSNR in the paper: Urban100 32.87 dB, Manga109 39.49.
+The training takes 500,000 steps of 32 patches of 64×64 LR pixels: 55.6·10¹⁵ MACs forward, and about twice that
+backward.
 """
 
 from ml_collections import ConfigDict
@@ -11,5 +12,5 @@ from configs.release import recipe
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return recipe("L", 2)

@@ -1,9 +1,9 @@
-"""SeemoRe-L ×3 as published.
+"""The published training of SeemoRe-L ×3.
 
 959,803 parameters; 87.74 GMACs for a 1280×720 output.
-No published figure is known to us for this configuration.
-Costs 500,000 steps of 32 patches of 64×64 LR pixels: 56.2·10¹⁵ MACs forward, about twice that backward;
-the run of ×2, from whose weights it starts, comes before.
+There is no known published PSNR for this configuration.
+The training takes 500,000 steps of 32 patches of 64×64 LR pixels: 56.2·10¹⁵ MACs forward, and about twice that
+backward. It starts from the weights of ×2, which must be trained first.
 """
 
 from ml_collections import ConfigDict
@@ -12,5 +12,5 @@ from configs.release import recipe
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return recipe("L", 3)

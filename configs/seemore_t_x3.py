@@ -1,9 +1,9 @@
-"""SeemoRe-T ×3 as published.
+"""The published training of SeemoRe-T ×3.
 
 224,979 parameters; 20.19 GMACs for a 1280×720 output.
-Reaches, in the paper, PSNR: Set5 34.46 dB, Set14 30.44, B100 29.15, Urban100 28.27, Manga109 33.92.
-Costs 500,000 steps of 32 patches of 64×64 LR pixels: 12.9·10¹⁵ MACs forward, about twice that backward;
-the run of ×2, from whose weights it starts, comes before.
+PSNR in the paper: Set5 34.46 dB, Set14 30.44, B100 29.15, Urban100 28.27, Manga109 33.92.
+The training takes 500,000 steps of 32 patches of 64×64 LR pixels: 12.9·10¹⁵ MACs forward, and about twice that
+backward. It starts from the weights of ×2, which must be trained first.
 """
 
 from ml_collections import ConfigDict
@@ -12,5 +12,5 @@ from configs.release import recipe
 
 
 def get_config() -> ConfigDict:
-    """The experiment's configuration."""
+    """Returns the configuration of the experiment."""
     return recipe("T", 3)

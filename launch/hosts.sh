@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Trains on hosts that are reached by SSH: one process on each, started again together when one ends early.
+# Trains on several hosts over SSH, with one process on each host. If a process fails, all are started again together.
 #
 #   HOSTS="node1 node2" WORKDIR=/shared/runs/t_x4 launch/hosts.sh --config=configs/seemore_t_x4.py ...
 #
-# The first host coordinates. REPOSITORY (default: where this script is called) and its environment are in the same
-# place on all of them, and so is the dataset. Arguments go to train.py.
+# The first host coordinates the run. REPOSITORY is the folder of this repository, with its environment .venv (default:
+# the current folder). It must have the same path on all hosts, and so must the dataset. Arguments are passed to
+# train.py.
 set -euo pipefail
 
 : "${HOSTS:?the hosts, separated by spaces}" "${WORKDIR:?the folder of the run, which all hosts see}"
@@ -18,11 +19,11 @@ read -ra ssh <<<"$SSH"
 pids=()
 stopped=
 
-# Of process 0, on its host.
+# The file with the process ID of process 0, on the first host.
 file=/tmp/seemore-jax-$PORT.pid
 
-# SIGTERM or Ctrl-C here asks one process, and all save and end after the same step. The terminal that -tt gives them
-# makes them end with their connection, too.
+# SIGTERM or Ctrl-C for this script is passed on to process 0. All processes then save and end after the same step. The
+# option -tt gives the processes a terminal, so that they also end when the SSH connection ends.
 # shellcheck disable=SC2317,SC2329 # the trap calls it
 stop() {
   stopped=1
@@ -45,13 +46,14 @@ start() {
   done
 }
 
-# The status of the run: 0 if all ended well, 2 if one met what would repeat itself, else that of one that failed.
+# Waits for all processes and returns the exit status of the run: 0 if no process failed, 2 if one failed with an error
+# that would repeat after a restart, otherwise the status of a failed process.
 collect() {
   local pid code worst=0
   for pid in "${pids[@]}"; do
     code=0
     wait "$pid" || code=$?
-    while kill -0 "$pid" 2>/dev/null; do # a signal to this script ends a wait early
+    while kill -0 "$pid" 2>/dev/null; do # a signal to this script ends `wait` early
       code=0
       wait "$pid" || code=$?
     done

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU VM slice: starts train.py on all of its hosts, and again after an interruption.
+# Trains on a Cloud TPU VM slice: starts train.py on all hosts of the slice, and starts it again after an interruption.
 #
 #   TPU=NAME ZONE=us-west4-a WORKDIR=gs://bucket/runs/t_x4 launch/tpu_vm.sh --config=configs/seemore_t_x4.py
 #
-# REPOSITORY (default: seemore-jax, in the home directory) and its environment are on each host, and so is the dataset.
-# SETUP is a command that makes them so, on each host and before each attempt: a slice that was preempted and made
-# again is empty. Arguments go to train.py.
+# REPOSITORY is the folder of this repository on each host (default: seemore-jax, in the home directory). It must have
+# its environment .venv. Each host needs the dataset, too. SETUP is a command that runs on each host before each attempt.
+# It can install these, because a slice that was preempted and created again is empty. Arguments are passed to train.py.
 set -euo pipefail
 
 : "${TPU:?the name of the slice}" "${ZONE:?its zone}" "${WORKDIR:?the folder of the run, which all hosts see}"
@@ -26,19 +26,20 @@ wait_for_slice() {
   done
 }
 
-# On each host: what an attempt has left running, which would hold the chips, is ended; SETUP; train.py, which asks the
-# metadata server which host it is on (--cluster), with its process number in a file.
+# The command for each host. It ends a process that an earlier attempt has left and that would occupy the chips, runs
+# SETUP, and starts train.py. With --cluster, train.py asks the metadata server which host it runs on. The process ID is
+# written to a file.
 file=/tmp/seemore-jax.pid
-# shellcheck disable=SC2016 # for the shells of the hosts
+# shellcheck disable=SC2016 # the shells of the hosts expand the variables
 running='{ pid=$(cat '$file') && grep -q train.py "/proc/$pid/cmdline"; } 2>/dev/null'
 # shellcheck disable=SC2016
 start='sh -c '\''echo $$ >'$file'; exec "$@"'\'' sh .venv/bin/python train.py'
 arguments=$(printf ' %q' --cluster --workdir="$WORKDIR" "$@")
 command="if $running; then kill -KILL \$pid; sleep 2; fi; $SETUP && cd $(printf '%q' "$REPOSITORY") || exit 1; "
-# 2 is what would repeat itself (docs/pods.md). It is printed, because gcloud does not pass statuses on.
+# Status 2 is an error that would repeat (docs/pods.md). The status is printed, because gcloud does not return it.
 command+="$start$arguments || { status=\$?; echo \"train.py: status \$status\"; exit \$status; }"
 
-# SIGTERM or Ctrl-C here asks one process, and all save and end after the same step.
+# SIGTERM or Ctrl-C for this script is passed on to process 0. All processes then save and end after the same step.
 stopped=
 # shellcheck disable=SC2317,SC2329 # the trap calls it
 stop() {
@@ -57,7 +58,7 @@ for ((attempt = 0; attempt <= RESTARTS; attempt++)); do
   hosts=$!
   status=0
   wait "$hosts" || status=$?
-  while kill -0 "$hosts" 2>/dev/null; do # the trap ends a wait early
+  while kill -0 "$hosts" 2>/dev/null; do # the trap ends `wait` early
     status=0
     wait "$hosts" || status=$?
   done

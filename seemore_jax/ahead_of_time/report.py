@@ -149,6 +149,9 @@ def step_report(
         extrapolated from both. None estimates the largest batch from one compilation.
       kernels: whether to find the cycles of the Pallas kernels, each of which takes a compilation.
 
+    Returns:
+      The report, with predictions for more chips.
+
     Raises:
       InputError: the experiment cannot run on this slice, the two batches are equal, or the program does not fit into
         the memory of a chip.
@@ -202,6 +205,9 @@ def inference_report(experiment: Experiment, topology: Topology, height: int, wi
       height: the height of the LR image in pixels.
       width: the width of the LR image in pixels.
       kernels: whether to find the cycles of the Pallas kernels, each of which takes a compilation.
+
+    Returns:
+      The report, without a largest batch and predictions for more chips.
 
     Raises:
       InputError: the program does not fit into the memory of a chip.
@@ -311,6 +317,9 @@ def collectives_line(collectives: Sequence[Collective]) -> str:
 
     Args:
       collectives: the collectives of the program.
+
+    Returns:
+      Such as "1 all-reduce of 929,792 B", or "none".
     """
     return ", ".join(f"{one.times} {one.kind} of {one.bytes:,} B" for one in collectives) or "none"
 
@@ -322,6 +331,9 @@ def format_table(title: str, parameter_bytes: int, reports: Sequence[Report]) ->
       title: the first line.
       parameter_bytes: the size of the network's parameters in bytes.
       reports: the reports, at least one.
+
+    Returns:
+      The text, without a newline at the end.
     """
     lines = [
         title,

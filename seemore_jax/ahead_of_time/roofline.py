@@ -54,6 +54,9 @@ def roofline(chip: Chip, *, flops: int, cycles: int, hbm_bytes: int, network: fl
       cycles: cycles on one chip, as the compiler estimates them.
       hbm_bytes: HBM traffic of one chip in bytes.
       network: the time of the communication in seconds.
+
+    Returns:
+      The seconds of each resource.
     """
     return Roofline(flops / chip.peak_flops, cycles / chip.clock, hbm_bytes / chip.hbm_bandwidth, network)
 

@@ -117,6 +117,9 @@ def plan_tiles(source: PairSource, mesh: Mesh, *, scale: int, patch_size: int) -
       scale: the factor between the sides of HR and of LR.
       patch_size: the side of an LR patch in pixels.
 
+    Returns:
+      A plan with all tiles on each device if they fit, otherwise a plan that splits them.
+
     Raises:
       InputError: the tiles do not fit into the memory of the devices even if they are split.
     """

@@ -38,6 +38,9 @@ def draw_position(rng: np.random.Generator, height: int, width: int, patch_size:
       height: the height of the LR image in pixels.
       width: the width of the LR image in pixels.
       patch_size: the side of an LR patch in pixels. If the image is smaller, the patch begins at row or column 0.
+
+    Returns:
+      The position and the orientation of the patch.
     """
     top, left = (int(rng.integers(max(side - patch_size, 0) + 1)) for side in (height, width))
     flip_x, flip_y, transpose = (bool(bit) for bit in rng.integers(2, size=3))

@@ -77,7 +77,7 @@ def _check_options(
     if name not in BUILDERS:
         raise InputError(f"{name}: no such dataset; there are {', '.join(BUILDERS)}")
     if not scales or not set(scales) <= set(SCALES):
-        raise InputError(f"{name}: the scales are among {SCALES}, not {tuple(scales)}")
+        raise InputError(f"{name}: the scales must be from {SCALES}, not {tuple(scales)}")
     if name == "image_folder" and manual_dir is not None:
         raise InputError("image_folder: takes its images from --source, not from --manual_dir")
     if name == "image_folder" and not sources:
@@ -180,7 +180,7 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
         if not pairs:
             raise InputError(f"{name}/x{scale}: none of the {left_out} images can be used, such as {messages[0]}")
         if left_out:
-            print(f"{name}/x{scale}: {left_out} bad of {len(found[scale])} images left out")
+            print(f"{name}/x{scale}: left out {left_out} bad images of {len(found[scale])}")
     return usable
 
 

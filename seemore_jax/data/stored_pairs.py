@@ -104,6 +104,9 @@ def open_dataset(name: str, data_dir: str | os.PathLike[str], scale: int) -> Tfd
       data_dir: the folder of the datasets.
       scale: the factor between the sides of HR and of LR.
 
+    Returns:
+      The newest version of the dataset, with encoded images.
+
     Raises:
       InputError: the dataset is missing (the message says how to prepare it), damaged, or of another scale.
     """
@@ -126,7 +129,7 @@ def _newest_version(folder: Path) -> Path | None:
 def _advice(name: str, data_dir: str | os.PathLike[str], scale: int) -> str:
     dataset, _, config = name.partition("/")
     if dataset not in BUILDERS:
-        return f"datasets of your own are NAME or NAME/CONFIG, others are {', '.join(BUILDERS)}"
+        return f"name your own dataset as NAME or NAME/CONFIG, or take one of {', '.join(BUILDERS)}"
     files = {"df2k": " --manual_dir=FOLDER", "image_folder": " --source=FOLDER"}.get(dataset, "")
     wanted = config.removeprefix("x") or scale
     return f"run: python -m seemore_jax prepare {dataset} --data_dir={os.fspath(data_dir)} --scale {wanted}{files}"

@@ -39,6 +39,9 @@ class Scores:
           hr: the HR image, of the same shape.
           scale: the factor of the upscaling.
 
+        Returns:
+          PSNR and SSIM of the image.
+
         Raises:
           InputError: the shapes differ, or the image is too small.
         """
@@ -50,6 +53,9 @@ class Scores:
 
         Args:
           scores: the scores of the images, at least one.
+
+        Returns:
+          The mean PSNR and the mean SSIM.
         """
         return cls(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
 

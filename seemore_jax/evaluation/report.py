@@ -174,6 +174,9 @@ def set_table(results: dict[str, SetScores], method: str) -> str:
     Args:
       results: the scores by the name of the set.
       method: the name of the method.
+
+    Returns:
+      The table as text, with a column for each set.
     """
     means = {name: scores.mean for name, scores in results.items()}
     return table({BICUBIC: {name: scores.bicubic for name, scores in results.items()}, method: means})
@@ -185,6 +188,9 @@ def image_table(scores: SetScores, method: str) -> str:
     Args:
       scores: the scores of the set.
       method: the name of the method.
+
+    Returns:
+      The table as text, with a column for each image.
     """
     return table({BICUBIC: scores.bicubic_images, method: scores.images})
 
@@ -194,6 +200,9 @@ def table(rows: dict[str, dict[str, Scores]]) -> str:
 
     Args:
       rows: `rows[row][column]` are the scores of a cell. All rows have the same columns.
+
+    Returns:
+      The lines of the table, without a newline at the end.
     """
     columns = list(next(iter(rows.values())))
     cells = {row: [f"{s.psnr:.2f} / {s.ssim:.4f}" for s in by_column.values()] for row, by_column in rows.items()}
@@ -212,6 +221,9 @@ def hardest_crop(image: EvaluatedImage, method: str) -> Crop:
     Args:
       image: the evaluated image.
       method: the name of the method in the caption.
+
+    Returns:
+      Crops of the HR image, of bicubic upscaling and of the SR image, of at most 96×96 pixels.
     """
     squared_error = ((image.hr.astype(np.float32) - image.bicubic) ** 2).sum(axis=-1)
     side = min(_CROP, *squared_error.shape)
@@ -231,6 +243,9 @@ def comparison_figure(crops: Sequence[Crop]) -> Figure:
 
     Args:
       crops: at least one crop, all with the same versions.
+
+    Returns:
+      The figure, which is not saved yet.
     """
     titles = list(crops[0].versions)
     figure = Figure(figsize=(2.4 * len(titles), 2.4 * len(crops) + 0.4), layout="constrained")

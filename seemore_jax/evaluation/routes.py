@@ -35,6 +35,9 @@ class Routes:
           name: the name of the image.
           image: the image that is shown in the figure, uint8 (H, W, 3).
           routing: the choices for a batch of this one image.
+
+        Returns:
+          The routes of the image.
         """
         return cls(name, image, np.asarray(routing.experts)[0], np.asarray(routing.probabilities)[0])
 
@@ -47,6 +50,9 @@ def routes_figure(routes: Sequence[Routes], ranks: Sequence[int]) -> Figure:
     Args:
       routes: the routes of at least one image, all from the same network.
       ranks: the ranks of the network's experts.
+
+    Returns:
+      The figure, which is not saved yet.
     """
     layers = len(routes[0].experts)
     size = (2.2 + 0.55 * layers, (0.45 * len(ranks) + 0.5) * len(routes) + 1.0)

@@ -61,7 +61,7 @@ def check_target(path: str | os.PathLike[str]) -> None:
     """
     suffix = Path(path).suffix.lower()
     if suffix not in _NEEDS:
-        raise InputError(f"{path}: not a format of exports; use {' or '.join(_NEEDS)}")
+        raise InputError(f"{path}: unknown export format; use {' or '.join(_NEEDS)}")
     package, extra = _NEEDS[suffix]
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{path}: needs the package {package}: pip install 'seemore-jax[{extra}]'")

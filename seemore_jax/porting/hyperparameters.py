@@ -69,7 +69,7 @@ def read_hyperparameters(
     missing = [field for field in NOT_IN_SHAPES if field not in values]
     if missing:
         raise WeightsError(
-            f"{source}: none of the nine published configurations, and the file does not tell all of it; "
+            f"{source}: not one of the nine published configurations, and the file does not have all fields; "
             f"give {', '.join(missing)} as argument{'s' if len(missing) > 1 else ''}"
         )
     for given, where in ((stored, "its stored configuration"), (overrides, "the argument")):
@@ -119,7 +119,7 @@ def _lr_space(ranks: list[int], source: str) -> str:
     for name, rank_of in RANK_OF_EXPERT.items():
         if ranks == [rank_of(i) for i in range(len(ranks))]:
             return name
-    raise WeightsError(f"{source}: experts of ranks {ranks} follow none of {', '.join(RANK_OF_EXPERT)}")
+    raise WeightsError(f"{source}: the experts have the ranks {ranks}, which match none of {', '.join(RANK_OF_EXPERT)}")
 
 
 def _matching_variant(read: Mapping[str, Any]) -> SeemoReConfig | None:

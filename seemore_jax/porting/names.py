@@ -88,6 +88,9 @@ def from_torch(config: SeemoReConfig, tensors: Mapping[str, np.ndarray], source:
       tensors: floating-point arrays by name; they are converted to float32.
       source: the name of the file, for error messages.
 
+    Returns:
+      The model.
+
     Raises:
       WeightsError: a parameter of the model has no tensor, a tensor belongs to no parameter, or the shapes differ.
     """

@@ -72,6 +72,9 @@ class StoredWeights:
     def to_model(self) -> SeemoRe:
         """Makes the model.
 
+        Returns:
+          The model, with float32 parameters.
+
         Raises:
           WeightsError: the tensors are not exactly the parameters of the model.
         """

@@ -285,7 +285,7 @@ def test_unusable_datasets_give_one_line(prepared: Path, tmp_path: Path) -> None
         ("image_folder", tmp_path, f"prepare image_folder --data_dir={tmp_path} --scale 3 --source=FOLDER"),
         ("div2k", tmp_path, f"python -m seemore_jax prepare div2k --data_dir={tmp_path} --scale 3$"),
         ("df2k/x3", tmp_path, f"prepare df2k --data_dir={tmp_path} --scale 3 --manual_dir=FOLDER"),
-        ("mine", tmp_path, "no prepared dataset; datasets of your own are NAME or NAME/CONFIG"),
+        ("mine", tmp_path, "no prepared dataset; name your own dataset as NAME or NAME/CONFIG"),
         ("image_folder/x2", prepared, "is not 3 times LR .* another scale"),
         ("damaged", tmp_path, "damaged"),
         ("half", tmp_path, "half"),

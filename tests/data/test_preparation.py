@@ -300,9 +300,9 @@ def test_bad_images_are_all_named_or_left_out(
     assert not list((tmp_path / "tfds").rglob("*.array_record*"))
 
     prepare("div2k", tmp_path / "tfds", manual_dir=archives.folder, skip_bad=True)
-    assert "x2: 1 bad of 3 images left out" in (shown := capsys.readouterr().out)
-    assert "x3: 2 bad of 3 images left out" in shown
-    assert "x4: 2 bad of 3 images left out" in shown
+    assert "x2: left out 1 bad images of 3" in (shown := capsys.readouterr().out)
+    assert "x3: left out 2 bad images of 3" in shown
+    assert "x4: left out 2 bad images of 3" in shown
     assert_tiles_of(good[:2], "div2k", tmp_path / "tfds", 2)
 
 
@@ -399,7 +399,7 @@ def test_a_full_disk_gives_one_line_and_no_dataset(tmp_path: Path) -> None:
         ("image_folder --source=missing", "missing: no such folder or image"),
         ("image_folder --source=. --manual_dir=.", "not from --manual_dir"),
         ("div2k --source=.", "--source is for image_folder"),
-        ("div2k --scale 8", "the scales are among"),
+        ("div2k --scale 8", "the scales must be from"),
         ("df2k", "no folder with Flickr2K"),
         ("df2k --manual_dir=missing", "missing: no such folder"),
         ("df2k --manual_dir=here", "neither Flickr2K/Flickr2K_HR"),

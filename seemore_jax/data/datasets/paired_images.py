@@ -80,6 +80,9 @@ class PairedImages(tfds.core.ShardBasedBuilder):
         Args:
           dl_manager: the download manager of TFDS.
 
+        Returns:
+          The pairs, sorted by name within each source.
+
         Raises:
           InputError: files that the user must provide are missing.
         """
