@@ -29,7 +29,8 @@ from seemore_jax.inference.feature_map import FeatureMap
 from seemore_jax.inference.pixels import from_float, to_float
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import NetworkSteps, chosen_steps
-from seemore_jax.network.seemore import ResidualGroup, stack_routings
+from seemore_jax.network.routing import stack_routings
+from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.network.valid_region import ValidRegion
 
 # Strips begin at a multiple of this, so that the first reduction of the context sees the rows that it sees in the

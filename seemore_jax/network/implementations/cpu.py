@@ -19,14 +19,13 @@ from seemore_jax.network.implementations import native, self_check
 from seemore_jax.network.implementations.cpu_operations import KernelRegion, no_norm, operation
 from seemore_jax.network.implementations.padded import mix_summary
 from seemore_jax.network.layers import gelu
-from seemore_jax.network.routing import Routing
+from seemore_jax.network.routing import Routing, stack_routings
 from seemore_jax.network.seemore import (
     GatedFeedForward,
     MixtureOfRankExpertsBlock,
     ResidualGroup,
     SeemoReNetwork,
     StripedConvolution,
-    stack_routings,
 )
 from seemore_jax.network.valid_region import ValidRegion, resize_axis
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.layers import gelu
-from seemore_jax.network.routing import Routing
+from seemore_jax.network.routing import Routing, stack_routings
 from seemore_jax.network.seemore import (
     GatedFeedForward,
     MixtureOfRankExpertsBlock,
@@ -20,7 +20,6 @@ from seemore_jax.network.seemore import (
     SeemoReNetwork,
     SpatialEnhancementExpertise,
     StripedConvolution,
-    stack_routings,
 )
 from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_axis, sum_inside
 

@@ -8,7 +8,6 @@ convolution consists of diagonals: the matrix unit has time to spare here, the v
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +24,7 @@ from seemore_jax.network.implementations.pallas_stages import (
     StageEnvironment,
     round_up,
 )
+from seemore_jax.network.layers import bias_of
 
 _NEIGHBOURS = (-1, 0, 1)
 
@@ -298,9 +298,3 @@ def norm_weights(shape: MapShape, norm: nnx.LayerNorm) -> dict[str, Array]:
     """Returns scale and bias of a LayerNorm."""
     assert norm.scale is not None
     return {"norm": column(shape, norm.scale[...]), "norm_bias": column(shape, bias_of(norm))}
-
-
-def bias_of(layer: nnx.Linear | nnx.Conv | nnx.LayerNorm) -> Array:
-    """Returns the bias of a layer that has one."""
-    assert layer.bias is not None
-    return jax.numpy.asarray(layer.bias[...])

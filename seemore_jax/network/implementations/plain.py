@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import padded
-from seemore_jax.network.routing import Routing
-from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork, stack_routings
+from seemore_jax.network.routing import Routing, stack_routings
+from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork
 from seemore_jax.network.valid_region import ValidRegion
 
 # Applies all residual groups: groups, features, configuration → features, routing.

@@ -21,7 +21,7 @@ from seemore_jax.network.implementations import pallas_blocks as blocks
 from seemore_jax.network.implementations import plain
 from seemore_jax.network.implementations.pallas_kernels import apply
 from seemore_jax.network.implementations.pallas_stages import SUBLANES, BlockWeights, MapShape, round_up
-from seemore_jax.network.layers import gelu, resize_bilinear
+from seemore_jax.network.layers import bias_of, gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
 from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
 
@@ -263,9 +263,9 @@ def group_weights(group: ResidualGroup, shape: MapShape, config: SeemoReConfig) 
             **_expand_weights(shape, spatial.enhancement.to_query_value),
             **blocks.linear_weights(shape, project=spatial.enhancement.project),
             "row": blocks.depthwise_taps(shape, spatial.enhancement.striped.row.kernel[...]),
-            "row_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.row)),
+            "row_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.row)),
             "column": blocks.column_stripe_taps(shape, spatial.enhancement.striped.column.kernel[...]),
-            "column_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.column)),
+            "column_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.column)),
         },
         feed_forwards=(
             blocks.norm_weights(shape, local.norm_2) | _feed_forward_weights(local.feed_forward, shape),
@@ -284,7 +284,7 @@ def _feed_forward_weights(layer: GatedFeedForward, shape: MapShape) -> dict[str,
         **_expand_weights(shape, layer.expand),
         **blocks.linear_weights(shape, project=layer.project),
         "gate": blocks.depthwise_taps(shape, layer.gate.kernel[...]),
-        "gate_bias": blocks.column(shape, blocks.bias_of(layer.gate)),
+        "gate_bias": blocks.column(shape, bias_of(layer.gate)),
     }
 
 
@@ -293,7 +293,7 @@ def _embedding_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape) -> dic
     order = np.arange(2 * shape.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
     return {
         "embed": blocks.dense_taps(shape, layer.embed.kernel[...]),
-        "embed_bias": blocks.column(shape, blocks.bias_of(layer.embed)),
+        "embed_bias": blocks.column(shape, bias_of(layer.embed)),
         **_expand_weights(shape, layer.expand, order),
         **blocks.local_weights(shape, layer.local.row, layer.local.column),
     }
@@ -319,9 +319,9 @@ def _context_weights(layer: MixtureOfRankExpertsBlock) -> dict[str, Array]:
     channels = layer.aggregate.kernel[...].shape[-1]
     return {
         "aggregate": layer.aggregate.kernel[...].reshape(16, channels).T,
-        "aggregate_bias": blocks.bias_of(layer.aggregate)[:, None],
+        "aggregate_bias": bias_of(layer.aggregate)[:, None],
         "depthwise": layer.context_depthwise.kernel[...].reshape(9, channels).T,
-        "depthwise_bias": blocks.bias_of(layer.context_depthwise)[:, None],
+        "depthwise_bias": bias_of(layer.context_depthwise)[:, None],
         "pointwise": layer.context_pointwise.kernel[...],
-        "pointwise_bias": blocks.bias_of(layer.context_pointwise)[:, None],
+        "pointwise_bias": bias_of(layer.context_pointwise)[:, None],
     }
