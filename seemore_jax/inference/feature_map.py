@@ -14,9 +14,9 @@ from seemore_jax.system.errors import InputError
 class FeatureMap:
     """Feature map of the whole image, whose rows are read and written strip by strip.
 
-    New rows replace old ones in the same memory. A sweep from the top to the bottom writes them `margin` rows before the
-    old ones, so that they do not overwrite the neighbouring rows that the next strip reads. The next sweep goes from the
-    bottom to the top and writes them `margin` rows behind.
+    New rows replace old ones in the same memory. A sweep from the top to the bottom writes them `margin` rows before
+    the old ones, so that they do not overwrite the neighbouring rows that the next strip reads. The next sweep goes
+    from the bottom to the top and writes them `margin` rows behind.
 
     Args:
       height: number of rows of the image.

@@ -1,10 +1,10 @@
 """Jobs: the image files to upscale, from files, patterns and folders, and the names of their outputs.
 
-    input                outputs
-    photo.png            OUTPUT/photo_x4.png
-    "scans/*.tif"        OUTPUT/NAME_x4.png
-    photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png
-    photos/ scans/       OUTPUT/photos/NAME_x4.png, OUTPUT/scans/NAME_x4.png
+input                outputs
+photo.png            OUTPUT/photo_x4.png
+"scans/*.tif"        OUTPUT/NAME_x4.png
+photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png
+photos/ scans/       OUTPUT/photos/NAME_x4.png, OUTPUT/scans/NAME_x4.png
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ def _matches(given: str) -> list[tuple[Path, bool]]:
 
 
 def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
-    """Returns the images in a folder and its subfolders, in the order of their paths; `target` is their output folder."""
+    """Returns the images in a folder and its subfolders, in the order of their paths; `target` is the output folder."""
     left_out = _real(output)
     sources = []
     for place, subfolders, names in os.walk(folder):
