@@ -1,4 +1,4 @@
-"""Upscaling images with a trained network."""
+"""Upscaling of images by a trained network."""
 
 from seemore_jax.inference.upscaling import upscale
 

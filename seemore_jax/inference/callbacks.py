@@ -1,4 +1,4 @@
-"""What a long upscaling tells while it goes on."""
+"""Functions that report the progress of an upscaling."""
 
 import logging
 from collections.abc import Callable
@@ -11,13 +11,19 @@ class Callbacks(NamedTuple):
     """Functions that are called while an image is upscaled.
 
     Attributes:
-      progress: with the share of the work that is done, from 0 to 1; only for images that take several steps.
-      note: with a line on what the user should know, such as a choice of experts that is nearly a tie.
+      progress: called with the fraction of the work that is done, from 0 to 1. Images that are computed in one step do
+        not call it.
+      note: called with a message of one line for the user, for example about a near tie between two experts.
     """
 
-    progress: Callable[[float], None] = lambda share: None
+    progress: Callable[[float], None] = lambda fraction: None
     note: Callable[[str], None] = _LOG.warning
 
     def part(self, number: int, count: int) -> "Callbacks":
-        """For one of several equal parts of the work."""
-        return Callbacks(lambda share: self.progress((number + share) / count), self.note)
+        """Returns the callbacks for one of several equal parts of the work.
+
+        Args:
+          number: index of the part, from 0 to `count` − 1.
+          count: number of parts.
+        """
+        return Callbacks(lambda fraction: self.progress((number + fraction) / count), self.note)

@@ -1,4 +1,7 @@
-"""Self-ensemble: the mean over an image's eight flips and transposes, a little PSNR for eight times the time."""
+"""Self-ensemble: the mean of the results for the eight flips and transposes of an image.
+
+It increases the PSNR a little and takes eight times as long.
+"""
 
 from collections.abc import Callable
 
@@ -7,7 +10,7 @@ from jaxtyping import Float32, Num
 
 from seemore_jax.inference.callbacks import Callbacks
 
-# LR (N, H, W, C) to SR (N, s·H, s·W, 3), of any size.
+# Function from LR images (N, H, W, C) of any size to SR images (N, s·H, s·W, 3).
 Network = Callable[[np.ndarray, Callbacks], np.ndarray]
 
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
@@ -16,10 +19,17 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
 def self_ensemble(
     network: Network, lr: Num[np.ndarray, "n h w c"], callbacks: Callbacks
 ) -> Float32[np.ndarray, "n sh sw 3"]:
-    """The mean of what `network` makes of the eight versions of a batch, each turned back.
+    """Computes the mean of a network's results for the eight flips and transposes of a batch.
 
-    They go through it one after the other, so that it needs no more memory than once; two sizes, H×W and W×H,
-    reach it. `callbacks` is told of the progress of all.
+    The network computes the eight versions one after the other, so that the memory is that of one version.
+
+    Args:
+      network: function that upscales images of the sizes H×W and W×H.
+      lr: low-resolution images.
+      callbacks: called with the progress over all versions.
+
+    Returns:
+      The mean of the results, each transformed back.
 
     Source: Timofte et al., *Seven ways to improve example-based single image super resolution*, CVPR 2016.
     """

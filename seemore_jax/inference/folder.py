@@ -1,7 +1,7 @@
-"""Upscaling of many image files: in batches of one size, each on its own feet.
+"""Upscaling of many image files, in batches of one size.
 
-A file that cannot be read, upscaled or written is reported, and the others go on. Whatever interrupts the run, each
-output is whole or absent, and the next run makes those that are absent.
+A file that cannot be read, upscaled or written is reported and does not stop the others. If the run is interrupted,
+each output is complete or does not exist, and the next run makes those that do not exist.
 """
 
 import dataclasses
@@ -37,26 +37,27 @@ from seemore_jax.inference.upscaling import Upscaled, check_outscale, upscale_im
 from seemore_jax.network import Routing, SeemoRe
 from seemore_jax.system.errors import InputError
 
-# Of a batch, in LR pixels and in images: enough to keep a device busy, little beside what one large image takes.
+# Largest size of a batch, in LR pixels and in images. It keeps a device busy and takes little memory compared with one
+# large image.
 _BATCH_PIXELS = 2**18
 _BATCH_IMAGES = 16
 
-# A job, and the share of it that is done.
+# Function that is called with a job and the fraction of it that is done, from 0 to 1.
 Progress = Callable[[Job, float], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How files are upscaled.
+    """Options of the upscaling of files.
 
     Attributes:
-      outscale: another factor than the model's.
-      ensemble: average over eight flips and transposes.
-      flatten: lay transparent images on white.
-      eight_bit: write 16-bit images in 8 bits.
-      overwrite: make outputs again that exist.
-      strip_rows: rows of the strips in which large images are upscaled; 0: whole images; None: by their size.
-      max_pixels: refuse files that claim more.
+      outscale: factor of the results, None for the factor of the network.
+      ensemble: whether to average over eight flips and transposes.
+      flatten: whether to compose transparent images with white.
+      eight_bit: whether to write 16-bit images with 8 bits.
+      overwrite: whether to replace existing outputs.
+      strip_rows: height of a strip in LR pixels; 0 means whole images, None depends on the size of the image.
+      max_pixels: largest number of pixels that the header of a file may declare.
     """
 
     outscale: float | None = None
@@ -70,16 +71,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
       job: the job.
-      status: whether the output was made, was there already, or failed.
-      before: width and height of the input in pixels, if it was read.
-      after: width and height of the output in pixels, if it was made.
-      error: what went wrong, in one line.
-      notes: what else there is to know, such as a choice of experts that is nearly a tie.
-      routing: what the routers chose, if it was made (a `Routing` of one image).
+      status: "made" if the output was written, "skipped" if it already existed, or "failed".
+      before: width and height of the input in pixels, if the output was written.
+      after: width and height of the output in pixels, if it was written.
+      error: message of one line, if the job failed.
+      notes: messages for the user, for example about a near tie between two experts.
+      routing: routing of a batch of this image, if the output was written.
     """
 
     job: Job
@@ -91,7 +92,7 @@ class Outcome:
     routing: Routing | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Without what does not apply."""
+        """Returns the result in types of JSON, without the fields that are None or empty."""
         fields = {
             "input": str(self.job.source),
             "output": str(self.job.target) if self.status != "failed" else None,
@@ -105,14 +106,21 @@ class Outcome:
 
 
 def upscale_files(
-    model: SeemoRe, jobs: Sequence[Job], settings: Settings, progress: Progress = lambda job, share: None
+    model: SeemoRe, jobs: Sequence[Job], settings: Settings, progress: Progress = lambda job, fraction: None
 ) -> Iterator[Outcome]:
-    """Does the jobs; yields what became of each as soon as it is known, not in their order.
+    """Upscales image files.
 
-    `progress` is called with a job and the share of it that is done, for large images.
+    Args:
+      model: network.
+      jobs: files to upscale.
+      settings: options.
+      progress: function that is called while a large image is upscaled, with its job and the fraction that is done.
+
+    Yields:
+      The result of each job as soon as it is known, not in the order of the jobs.
 
     Raises:
-      InputError: `settings.outscale` does not fit the model.
+      InputError: `settings.outscale` is out of range for the network.
     """
     check_outscale(settings.outscale, model.config.scale)
     todo = []
@@ -128,11 +136,10 @@ def upscale_files(
 
 
 def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[tuple[list[Job], int]]:
-    """Jobs whose files say that they are alike, and how many images their program takes at once.
+    """Yields batches of jobs whose files have equal headers, and the number of images of their program.
 
-    With `alone` that is one: strips are of one image.
-
-    Of one kind, all batches are equally large but for the last, so that they share a program.
+    Batches with the same header have the same number of jobs, except for the last one, so that they share a program.
+    With `alone`, each batch has one job, because strips are computed for one image.
     """
     alike: dict[Header | None, list[Job]] = defaultdict(list)
     for job in jobs:
@@ -148,7 +155,8 @@ def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[tuple[list[Job], i
 def _upscale_batch(
     model: SeemoRe, jobs: Sequence[Job], size: int, settings: Settings, progress: Progress
 ) -> Iterator[Outcome]:
-    # Headers do not tell everything, such as the orientation.
+    """Reads and upscales a batch of jobs."""
+    # Images with equal headers can differ, for example in their orientation.
     alike: dict[Any, list[tuple[Job, Picture]]] = defaultdict(list)
     for job in jobs:
         picture = _try(job, lambda job=job: _read(job, model.config.scale, settings))
@@ -157,7 +165,7 @@ def _upscale_batch(
         else:
             alike[picture.pixels.shape, picture.pixels.dtype].append((job, picture))
     for pairs in alike.values():
-        # Powers of two, so that mixtures need few programs.
+        # Sizes are rounded up to powers of two, so that few programs are compiled.
         filled = size if len(alike) == 1 else 2 ** (len(pairs) - 1).bit_length()
         yield from _upscale_alike(model, pairs, filled, settings, progress)
 
@@ -165,11 +173,10 @@ def _upscale_batch(
 def _upscale_alike(
     model: SeemoRe, pairs: Sequence[tuple[Job, Picture]], size: int, settings: Settings, progress: Progress
 ) -> Iterator[Outcome]:
-    """Upscales pictures of one shape and type together; one by one where memory does not suffice for that."""
-
+    """Upscales pictures of one shape and type in one batch, or one after the other if the batch fails."""
     first = pairs[0][0]
     notes: list[str] = []
-    callbacks = Callbacks(lambda share: progress(first, share), notes.append)
+    callbacks = Callbacks(lambda fraction: progress(first, fraction), notes.append)
 
     def upscaled() -> list[Upscaled]:
         images = [picture.pixels for _, picture in pairs]
@@ -197,7 +204,7 @@ def _upscale_alike(
 
 
 def _try(job: Job, action: Any) -> Any:
-    """What the action returns, or the outcome of a job for which it failed, for reasons outside this program."""
+    """Returns the result of an action, or a failed `Outcome` if the input, the disk or the memory was the reason."""
     try:
         return action()
     except InputError as error:
@@ -214,11 +221,11 @@ def _try(job: Job, action: Any) -> Any:
 
 
 def _read(job: Job, scale: int, settings: Settings) -> Picture:
-    """The picture of a job, after checking that its output can be written as it will be."""
+    """Reads the picture of a job, and checks that its output can be written."""
     picture = read_picture(job.source, settings.max_pixels)
     pixels = picture.pixels
     if has_alpha(pixels) and not can_hold_alpha(job.target) and _is_opaque(pixels):
-        pixels = _without_alpha(pixels)  # nothing is lost
+        pixels = _without_alpha(pixels)
     written = _reduce(pixels[:1, :1], settings)
     if written.dtype == np.uint16 and not can_hold_16_bits(job.target):
         raise ImageError(f"{job.source}: has 16 bits, which {job.target.suffix} cannot hold; --8bit reduces them to 8")
@@ -233,23 +240,32 @@ def _read(job: Job, scale: int, settings: Settings) -> Picture:
 
 
 def _write(job: Job, picture: Picture, upscaled: Upscaled, settings: Settings) -> Outcome:
+    """Writes the output of a job with the metadata of its input."""
     write_image(job.target, _reduce(upscaled.image, settings), picture.metadata)
     return Outcome(job, "made", _size(picture.pixels), _size(upscaled.image), routing=upscaled.routing)
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:
+    """Returns the width and the height of an image."""
     return image.shape[1], image.shape[0]
 
 
 def _reduce(image: UInt[np.ndarray, "h w *c"], settings: Settings) -> UInt[np.ndarray, "h w *d"]:
-    """Flattens and rounds to 8 bits, as far as the settings ask for it."""
+    """Flattens an image and rounds it to 8 bits, if the settings say so."""
     if settings.flatten and has_alpha(image):
         image = flatten(image)
     return to_8_bits(image) if settings.eight_bit else image
 
 
 def flatten(image: UInt[np.ndarray, "h w c"]) -> UInt[np.ndarray, "h w *d"]:
-    """Lays an image with straight alpha, (H, W, 2) grey or (H, W, 4) RGB, on white; without alpha afterwards."""
+    """Composes an image with white.
+
+    Args:
+      image: image with straight alpha as the last channel, (H, W, 2) for grey or (H, W, 4) for RGB.
+
+    Returns:
+      An image of the same type without alpha, (H, W) for grey or (H, W, 3) for RGB.
+    """
     peak = np.iinfo(image.dtype).max
     alpha = image[..., -1:].astype(np.float32) / peak
     color = np.round(image[..., :-1] * alpha + peak * (1 - alpha)).clip(0, peak).astype(image.dtype)
@@ -265,6 +281,10 @@ def _without_alpha(image: np.ndarray) -> np.ndarray:
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """How many were made, skipped and failed."""
+    """Returns a message with the numbers of jobs that were made, skipped and failed.
+
+    Args:
+      outcomes: results of jobs.
+    """
     statuses = [outcome.status for outcome in outcomes]
     return f"{statuses.count('made')} made, {statuses.count('skipped')} skipped, {statuses.count('failed')} failed"

@@ -1,9 +1,10 @@
-"""Which image files become which: files, patterns and folders to upscale, and the names of what they become.
+"""Jobs: the image files to upscale, from files, patterns and folders, and the names of their outputs.
 
+input                outputs
 photo.png            OUTPUT/photo_x4.png
 "scans/*.tif"        OUTPUT/NAME_x4.png
-photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png: its subfolders are kept
-photos/ scans/       OUTPUT/photos/NAME_x4.png, …: of several inputs, folders keep their names too
+photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png
+photos/ scans/       OUTPUT/photos/NAME_x4.png, OUTPUT/scans/NAME_x4.png
 """
 
 import dataclasses
@@ -18,17 +19,17 @@ from PIL import Image
 from seemore_jax.data.images import SUFFIXES, ImageError
 from seemore_jax.system.errors import InputError
 
-_LONGEST_NAME = 255  # bytes; of the usual file systems
+_LONGEST_NAME = 255  # bytes, in the usual file systems
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A file to upscale.
+    """Image file to upscale.
 
     Attributes:
-      path: the file.
-      folder: where its output belongs, relative to the output folder.
-      named: it was given by its own name, rather than found.
+      path: path of the file.
+      folder: folder of its output, relative to the output folder.
+      named: whether the user gave the name of the file, not a pattern or a folder that contains it.
     """
 
     path: Path
@@ -38,7 +39,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A file, what it becomes, and the reason if it cannot."""
+    """Upscaling of one file.
+
+    Attributes:
+      source: input file.
+      target: output file.
+      error: reason why the output cannot be written; None if there is no such reason.
+    """
 
     source: Path
     target: Path
@@ -46,10 +53,13 @@ class Job:
 
 
 def is_image_file(output: Path) -> bool:
-    """Whether an output argument names an image file rather than a folder.
+    """Returns whether an output argument is the name of an image file, not of a folder.
+
+    Args:
+      output: output argument.
 
     Raises:
-      ImageError: it names one of a format that is not written.
+      ImageError: it is the name of an image file in a format that cannot be written.
     """
     suffix = output.suffix.lower()
     if output.is_dir() or not suffix:
@@ -63,13 +73,20 @@ def is_image_file(output: Path) -> bool:
 
 
 def find_sources(inputs: Sequence[str], output: Path) -> list[Source]:
-    """The files that the inputs stand for, each once, in the order of the inputs and of their names.
+    """Finds the image files of the inputs.
 
-    Folders are searched for images by suffix; hidden files and the output folder are left out. What is named and
-    missing is in the list: reading it says so.
+    Images in folders are found by their suffix. Hidden files and the output folder are left out.
+
+    Args:
+      inputs: names of files, patterns with wildcards, or names of folders.
+      output: output argument.
+
+    Returns:
+      The files, each once, in the order of the inputs and of the names in them. The list contains files that the user
+      named and that do not exist: the error is reported when they are read.
 
     Raises:
-      InputError: there is nothing to upscale.
+      InputError: there are no images.
     """
     sources: dict[Path, Source] = {}
     matches = [match for given in inputs for match in _matches(given)]
@@ -83,17 +100,17 @@ def find_sources(inputs: Sequence[str], output: Path) -> list[Source]:
 
 
 def _matches(given: str) -> list[tuple[Path, bool]]:
-    """The files and folders that an input stands for, and whether it is their own name."""
+    """Returns the files and folders of an input, and for each of them whether the input is its name."""
     path = Path(given)
     found = [] if path.exists() else [Path(name) for name in sorted(glob.glob(given, recursive=True))]  # noqa: PTH207
     if not found:
         return [(path, True)]
-    # What the shell would make of it; but ** has already gone into the folders.
+    # A pattern selects files and folders, as in a shell. With **, the files in the folders are already in the list.
     return [(match, False) for match in found if _is_image(match) or (match.is_dir() and "**" not in given)]
 
 
 def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
-    """The images below a folder, in the order of their paths, and where below `target` they belong."""
+    """Returns the images in a folder and its subfolders, in the order of their paths; `target` is the output folder."""
     left_out = _real(output)
     sources = []
     for place, subfolders, names in os.walk(folder):
@@ -108,7 +125,7 @@ def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
 
 
 def _real(path: Path) -> Path:
-    """The path without links, as far as they lead somewhere: `Path.resolve` raises for those that lead in a circle."""
+    """Returns the path without symbolic links. Unlike `Path.resolve`, it does not raise for a loop of links."""
     return Path(os.path.realpath(path))
 
 
@@ -117,13 +134,23 @@ def _is_image(path: Path) -> bool:
 
 
 def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: str) -> list[Job]:
-    """One job for each source: NAME + suffix + extension in the output folder, or `output` itself if it is a file.
+    """Makes one job for each source.
 
-    Files that differ only in their extension, as in a.png and a.jpg, keep it in the name: a_png_x4.png. Files that
-    are what another one becomes were made by an earlier run into the folder that is searched, and are no sources.
+    An output is NAME + suffix + extension in the output folder. The outputs of files that differ only in their
+    extension, such as a.png and a.jpg, contain the extension: a_png_x4.png. If an earlier run wrote its outputs to the
+    folder that is now the input, these outputs are not sources.
+
+    Args:
+      sources: image files to upscale.
+      output: output folder, or the output file if there is only one source.
+      suffix: suffix of the names, such as "_x4".
+      extension: extension of the outputs, such as ".png".
+
+    Returns:
+      The jobs in the order of the sources. The error of a job says if its output would overwrite another file.
 
     Raises:
-      InputError: `output` is a file and there are several sources, or the suffix is no part of a name.
+      InputError: `output` is a file and there are several sources, or a file's name cannot contain the suffix.
     """
     if suffix and Path("name" + suffix).name != "name" + suffix:
         raise InputError(f"--suffix is {suffix!r}, which cannot be part of a file's name")
@@ -141,6 +168,7 @@ def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: s
 
 
 def _targets(sources: Sequence[Source], output: Path, suffix: str, extension: str) -> dict[Source, Path]:
+    """Returns the output file of each source."""
     simple = {source: output / source.folder / f"{source.path.stem}{suffix}{extension}" for source in sources}
     count = Counter(simple.values())
     return {
@@ -152,7 +180,7 @@ def _targets(sources: Sequence[Source], output: Path, suffix: str, extension: st
 
 
 def _checked(targets: dict[Source, Path]) -> list[Job]:
-    """The jobs, with an error where one would overwrite an input or another one's output."""
+    """Returns the jobs; those that would overwrite an input or the output of another job have an error."""
     inputs = {_real(source.path): source.path for source in targets}
     made: dict[Path, Path] = {}
     jobs = []

@@ -1,7 +1,7 @@
-"""How a network is run over integer images: whole, split over the devices, or in strips; the result is the same.
+"""Computation of a network on integer images: as a whole, split over the devices, or in strips.
 
-Programs are compiled for few sizes: an image is put into an array of the next larger one, and the network is told
-where it ends.
+The result is the same. Programs are compiled for only a few sizes: an image is copied into an array of the next larger
+size, and the network gets the size of the image.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ from seemore_jax.inference.strips import halo, map_bytes, upscale_in_strips
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 from seemore_jax.system.memory import free_memory
 
-# Feature maps that exist at once: of the whole image, measured on a CPU, and of a strip.
+# Numbers of feature maps in memory at the same time, for a whole image (measured on a CPU) and for a strip.
 _MAPS_OF_WHOLE = 8
 _MAPS_OF_STRIP = 9
-# What these may take on a CPU; on an accelerator it is a share of its memory.
+# Memory for these maps: a number of bytes on a CPU, a fraction of the device's memory on an accelerator.
 _BYTES_ON_CPU = 75 * 10**7
 _SHARE_OF_DEVICE = 0.5
-# Of the free memory, what the feature maps of a large image may take; more goes to a file.
+# Fraction of the free memory of the host for the feature maps of an image in strips. Larger maps go to a file.
 _SHARE_OF_MEMORY = 0.6
-# Smaller images are not worth splitting over devices.
+# Images with fewer LR pixels are not split over devices.
 _SPLIT_PIXELS = 2**20
 _FEWEST_ROWS = 8
 
@@ -46,18 +46,21 @@ def run(
 ) -> tuple[Num[np.ndarray, "n sh sw c"], Routing]:
     """Upscales a batch of grey (d = 1) or RGB (d = 3) images of one size.
 
+    Within `jax.default_device`, only that device computes.
+
     Args:
-      model: any SeemoRe.
-      images: uint8 or uint16, over the type's whole range.
-      dtype: of the result, if not that of the images: float32 is the network's own values, of three channels.
-      strip_rows: height of the strips in which an image is upscaled, in LR pixels; 0: never in strips. By default,
-        images that are large for the device's memory are upscaled in strips.
-      callbacks: called while a large image is upscaled.
+      model: network.
+      images: uint8 or uint16 images with values over the whole range of the type.
+      dtype: type of the result, by default that of the images. With float32, the result is the network's RGB output.
+      strip_rows: height of a strip in LR pixels; 0 means never in strips. By default, an image is upscaled in strips if
+        it is large for the memory of the device.
+      callbacks: functions that are called while an image is upscaled in strips.
 
     Returns:
-      The images, s times as large, and their routing.
+      Images of s times the size, and their routing.
 
-    Within `jax.default_device` everything is computed on that device alone.
+    Raises:
+      InputError: there is no space for a temporary file of feature maps.
     """
     dtype, callbacks = np.dtype(dtype or images.dtype), callbacks or Callbacks()
     config, pixels = model.config, math.prod(images.shape[1:3])
@@ -80,7 +83,16 @@ def run(
 def upscale_batch(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]
 ) -> UInt[Array, "n sh sw c"]:
-    """What `run` computes for images that fill their arrays; a pure function, to be compiled."""
+    """Computes what `run` computes for images that fill their arrays. This is a pure function, for compilation.
+
+    Args:
+      graph: graph of the network, from `nnx.split`.
+      parameters: parameters of the network, from `nnx.split`.
+      images: uint8 or uint16 images with values over the whole range of the type.
+
+    Returns:
+      Images of s times the size, of the same type and channels.
+    """
     return _upscale_batch(graph, parameters, images, None, images.dtype.name)[0]
 
 
@@ -91,7 +103,7 @@ def _upscale_batch(
     size: Int[Array, "2"] | None,
     dtype: str,
 ) -> tuple[Num[Array, "n sh sw e"], Routing]:
-    """`size` is as for SeemoRe."""
+    """Upscales integer images; `size` is that of `SeemoRe.__call__`."""
     sr, routing = nnx.merge(graph, parameters)(to_float(images), size=size, return_routing=True)
     return from_float(sr, np.dtype(dtype), images.shape[-1]), routing
 
@@ -111,9 +123,18 @@ def _run_whole(
 def run_split(
     model: SeemoRe, image: UInt[np.ndarray, "h w d"], dtype: np.dtype
 ) -> tuple[Num[np.ndarray, "1 sh sw c"], Routing]:
-    """One image, its rows split over all devices of this process: the compiler exchanges the rows at the edges.
+    """Upscales one image, whose rows are split over all devices of this process.
 
-    By the plain implementation: kernels are not split.
+    The compiler inserts the exchange of rows between devices. The plain implementation computes the network, because
+    the kernels cannot be split.
+
+    Args:
+      model: network.
+      image: uint8 or uint16 image with values over the whole range of the type.
+      dtype: type of the result, as for `run`.
+
+    Returns:
+      A batch with the image of s times the size, and its routing.
     """
     plain = SeemoRe.abstract(dataclasses.replace(model.config, implementation="plain"))
     graph, parameters = nnx.split(plain)[0], nnx.split(model)[1]
@@ -137,7 +158,10 @@ def _split_program(rows: NamedSharding, replicated: NamedSharding) -> Callable[.
 def _run_strips(
     model: SeemoRe, image: UInt[np.ndarray, "h w d"], dtype: np.dtype, strip_rows: int | None, callbacks: Callbacks
 ) -> tuple[Num[np.ndarray, "1 sh sw c"], Routing]:
-    """In strips of `strip_rows` rows, or as many as there is memory for; in fewer where that proves too much."""
+    """Upscales one image in strips of `strip_rows` rows, by default as many as the memory allows.
+
+    If the memory does not suffice, it tries again with half as many rows.
+    """
     config = model.config
     needed = map_bytes(config, *image.shape[:2])
     in_file = needed > _SHARE_OF_MEMORY * free_memory()
@@ -158,24 +182,25 @@ def _run_strips(
 
 
 def _pixel_bytes(config: SeemoReConfig) -> int:
+    """Returns the size of one pixel of a feature map in bytes."""
     return config.embedding_dim * jnp.dtype(config.compute_dtype).itemsize
 
 
 def _budget() -> float:
-    """Bytes that the feature maps of a whole image, or of a strip, may take on the device in use."""
+    """Returns how many bytes the feature maps of a whole image or of a strip may take on the device."""
     statistics = (_chosen_device() or jax.local_devices()[0]).memory_stats() or {}
     limit = statistics.get("bytes_limit")
     return _SHARE_OF_DEVICE * limit if limit else _BYTES_ON_CPU
 
 
 def _chosen_device() -> jax.Device | None:
-    """The device of `jax.default_device`, in this thread; None outside of it."""
+    """Returns the device of `jax.default_device` in this thread; None outside of it."""
     chosen = jax.config.values["jax_default_device"]
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
 
 
 def _require_out_of_memory(error: Exception) -> None:
-    """Raises any other error again."""
+    """Raises an error again unless it means that there is not enough memory."""
     if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
         raise error
 
@@ -183,7 +208,7 @@ def _require_out_of_memory(error: Exception) -> None:
 def _in_bucket(
     images: UInt[np.ndarray, "n h w d"], min_side: int
 ) -> tuple[UInt[np.ndarray, "n h2 w2 d"], Int[np.ndarray, "2"] | None]:
-    """Images in arrays of one of few sizes, and their own size; None where they fill the arrays."""
+    """Returns the images in arrays of a size of `bucket`, and the size of the images; None if they fill the arrays."""
     height, width = images.shape[1:3]
     missing = [bucket(side, min_side) - side for side in (height, width)]
     if not any(missing):
@@ -193,11 +218,19 @@ def _in_bucket(
 
 
 def bucket(side: int, min_side: int) -> int:
-    """The length of an array that holds a side: eight for each doubling, which are multiples of 16."""
+    """Returns the length of an array for a side of an image: one of few lengths, so that few programs are compiled.
+
+    There are eight lengths for each doubling, or fewer, since all are multiples of 16.
+
+    Args:
+      side: length of the side in LR pixels.
+      min_side: least length of the array, `config.min_side`.
+    """
     side = max(side, min_side, 16)
     step = max(16, 2 ** ((side - 1).bit_length() - 4))
     return -(-side // step) * step
 
 
 def _cropped(sr: Array, images: np.ndarray, scale: int) -> np.ndarray:
+    """Returns the part of the result that belongs to the images."""
     return np.asarray(sr)[: len(images), : images.shape[1] * scale, : images.shape[2] * scale]

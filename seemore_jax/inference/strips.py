@@ -1,17 +1,17 @@
-"""Upscaling of one large image in strips of rows: in little memory, with the result of the whole image at once.
+"""Upscaling of one large image in strips of rows, in little memory. The result is that of the whole image.
 
-A residual group needs two things of the whole image: the mean of its features, by which its router chooses, and the
-summary of its context. Both are known only when the first steps of the group have been computed everywhere. So there
-is a sweep over the image for each group:
+A residual group needs two statistics of the whole image: the mean of its features, from which its router chooses the
+experts, and the summary of its context. Both are known only after the first steps of the group were computed for all
+strips. Therefore, there is one sweep over the image for each group, and a last one:
 
     sweep 0     shallow features, and the first steps of group 0
     sweep i     for each strip, the rest of group i−1 after its routing, and the first steps of group i
     last sweep  the rest of the last group, and the reconstruction of the image
 
-Between two sweeps, two feature maps of the whole image are kept outside of the device: the group's input x, and its
-embedded features. Local features and context are computed from the latter once more, which is faster than to keep them
-too. A strip is computed with `halo` rows of its neighbours on each side, as far as the convolutions of a sweep reach.
-`seemore_jax.network.implementations.NetworkSteps` are the steps of the network.
+Between two sweeps, the memory of the host keeps two feature maps of the whole image: the group's input x, and its
+embedded features. Local features and context are computed again from the embedded features, which is faster than to
+keep them, too. A strip is computed together with `halo` rows of its neighbours on each side, because the convolutions
+of a sweep read them. The steps of the network are those of `seemore_jax.network.implementations.NetworkSteps`.
 """
 
 import functools
@@ -29,44 +29,55 @@ from seemore_jax.inference.feature_map import FeatureMap
 from seemore_jax.inference.pixels import from_float, to_float
 from seemore_jax.network import Routing, SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import NetworkSteps, chosen_steps
-from seemore_jax.network.seemore import ResidualGroup, stack_routings
+from seemore_jax.network.routing import stack_routings
+from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.network.valid_region import ValidRegion
 
-# Strips begin at a multiple of this, so that the first reduction of the context sees the rows that it sees in the
-# whole image.
+# Strips begin at a multiple of this, so that the first reduction of the context combines the same rows as in the whole
+# image.
 _ALIGNMENT = 4
-# Widths, and heights of summaries, are rounded up to a multiple of this, so that few programs serve many sizes.
+# Widths of windows and heights of reduced contexts are rounded up to a multiple of this, so that few programs serve
+# many sizes.
 _STEP = 64
-_MAPS = 2  # maps that are kept: x, and the embedded features
-# Experts whose logits are closer than this may swap under a different summation order.
+_MAPS = 2  # number of feature maps that are kept: x, and the embedded features
+# Difference of logits. Experts whose logits are closer than this may swap under a different summation order.
 TIE = 1e-5
 
-# A window of a map: (1, rows, W, C) of the plain network, or the rows of an implementation's own layout.
+# Window of a feature map: (1, rows, W, C) in the plain implementation, (1, rows, …) in others.
 Window = Num[np.ndarray, "1 rows ..."]
 
 
 def halo(config: SeemoReConfig) -> int:
-    """Returns how many rows beyond a strip one sweep reads, on each side.
+    """Returns how many rows on each side of a strip one sweep reads.
 
-    The local features, two feed-forwards, the embedding and the features of the next group reach one row each (so do,
-    at the end, the two convolutions of the reconstruction); the spatial enhancement reaches half of its filter.
+    The local features, the two feed-forwards, the embedding and the local features of the next group read one row on
+    each side; in the last sweep, the two convolutions of the reconstruction replace the last two. The spatial
+    enhancement reads half the length of its filter.
+
+    Args:
+      config: configuration of the network.
     """
     return _round_up(5 + config.global_kernel_size // 2, _ALIGNMENT)
 
 
 def map_bytes(config: SeemoReConfig, height: int, width: int) -> int:
-    """Returns the size of the feature maps that are kept for an image of that size in LR pixels, in bytes."""
+    """Returns the size, in bytes, of the feature maps that are kept for an image.
+
+    Args:
+      config: configuration of the network.
+      height, width: size of the image in LR pixels.
+    """
     itemsize = jnp.dtype(config.compute_dtype).itemsize
     return _MAPS * (height + 2 * halo(config)) * _round_up(width, _STEP) * config.embedding_dim * itemsize
 
 
 class Strip(NamedTuple):
-    """A strip of the image, and the window of rows in which it is computed.
+    """Strip of the image, and the window of rows in which it is computed.
 
     Attributes:
       begin, end: the strip's own rows of the image, from `begin` to `end` − 1.
-      first: the row of the image with which the window begins.
-      region: the valid region of the window.
+      first: index, in the image, of the window's first row.
+      region: valid region of the window.
     """
 
     begin: int
@@ -76,7 +87,7 @@ class Strip(NamedTuple):
 
     @property
     def own(self) -> slice:
-        """The strip's own rows within the window."""
+        """The strip's own rows in the window."""
         return slice(self.begin - self.first, self.end - self.first)
 
 
@@ -92,18 +103,18 @@ def upscale_in_strips(
     """Upscales a grey (d = 1) or RGB (d = 3) image strip by strip.
 
     Args:
-      model: any SeemoRe.
-      image: uint8 or uint16, over the type's whole range, of any size.
-      rows: height of a strip in LR pixels; rounded up to a multiple of 4.
-      dtype: type of the result: uint8, uint16, or float32 for the network's own values, which always have 3 channels.
-      in_file: keep the feature maps in a temporary file instead of in memory.
-      callbacks: called after each strip with the progress, and with notes.
+      model: network.
+      image: uint8 or uint16 image of any size, with values over the whole range of the type.
+      rows: height of a strip in LR pixels; it is rounded up to a multiple of 4.
+      dtype: type of the result: uint8, uint16, or float32 for the network's RGB output.
+      in_file: whether to keep the feature maps in temporary files instead of in memory.
+      callbacks: functions that are called with the progress after each strip, and with messages.
 
     Returns:
-      The image, s times as large, and the routing of one image.
+      An image of s times the size, and the routing of a batch of one image.
 
     Raises:
-      InputError: there is no room for the temporary file.
+      InputError: there is no space for a temporary file.
     """
     height, width = image.shape[:2]
     missing = [max(0, model.config.min_side - side) for side in (height, width)]
@@ -115,9 +126,9 @@ def upscale_in_strips(
 
 
 class _Sweeps:
-    """The sweeps over one image.
+    """Sweeps over one image.
 
-    The device computes a strip while the host stores the results of the strip before.
+    The device computes a strip while the host stores the results of the previous strip.
     """
 
     def __init__(
@@ -162,7 +173,7 @@ class _Sweeps:
         return self._route(0, statistics)
 
     def _middle_sweep(self, index: int, routing: Routing, summary: Array) -> tuple[Routing, Array]:
-        """Ends group `index` − 1 and begins group `index`. Returns the latter's routing and summary."""
+        """Computes the rest of group `index` − 1 and the first steps of the next one. Returns its routing and summary."""
         statistics = _GroupStatistics(self._config, self._height, self._shape[1])
         groups = self._groups[index - 1], self._groups[index]
 
@@ -174,7 +185,7 @@ class _Sweeps:
         return self._route(index, statistics)
 
     def _last_sweep(self, routing: Routing, summary: Array) -> np.ndarray:
-        """Ends the last group. Returns the upscaled image."""
+        """Computes the rest of the last group and the reconstruction. Returns the upscaled image."""
         scale = self._config.scale
         channels = 3 if self._dtype == np.float32 else self._image.shape[2]
         sr = np.empty((self._height * scale, self._width * scale, channels), self._dtype)
@@ -212,7 +223,7 @@ class _Sweeps:
         self._callbacks.progress(self._strips_done / (len(self._strips) * (len(self._groups) + 1)))
 
     def _ordered_strips(self) -> Sequence[Strip]:
-        """Returns the strips in the order in which the maps can be written: downwards and upwards in turn."""
+        """Returns the strips in the order in which the maps must be written: downwards and upwards in turn."""
         return self._strips if self._maps[0].downwards else self._strips[::-1]
 
     def _store(self, statistics: "_GroupStatistics", strip: Strip, results: tuple[Array, ...]) -> None:
@@ -223,7 +234,7 @@ class _Sweeps:
         statistics.add(strip, total, reduced)
 
     def _route(self, index: int, statistics: "_GroupStatistics") -> tuple[Routing, Array]:
-        """Returns the routing and the summary of a group; notes if two experts are nearly tied."""
+        """Returns the routing and the summary of a group, and notes a near tie between two experts."""
         mean = jnp.asarray(statistics.total / (self._height * self._width), jnp.float32)
         region = ValidRegion.of(self._height, self._width)
         program = self._group_graph, self._config, self._shape
@@ -245,11 +256,11 @@ class _Sweeps:
 
 
 class _GroupStatistics:
-    """What the routing of a group needs to know of the whole image, added up strip by strip.
+    """Statistics of the whole image for the routing of a group, added up strip by strip.
 
     Attributes:
-      total: sum of the features over all pixels, float64.
-      reduced: the context after its first reduction by 4, or the context itself if there are no reductions.
+      total: sum of the local features over all pixels, float64.
+      reduced: context after its first reduction by 4; the context itself if there are no reductions.
     """
 
     def __init__(self, config: SeemoReConfig, height: int, width: int) -> None:
@@ -259,21 +270,22 @@ class _GroupStatistics:
         self.reduced = np.zeros((1, rows, columns, config.embedding_dim), config.compute_dtype)
 
     def add(self, strip: Strip, total: np.ndarray, reduced: np.ndarray) -> None:
-        """Adds a strip's part."""
+        """Adds the part of a strip: the sum of its features, and the reduced context of its window."""
         self.total += total
         begin, end, first = (row // self._reduction for row in (strip.begin, strip.end, strip.first))
         self.reduced[0, begin:end] = reduced[0, begin - first : end - first]
 
 
 def _is_tie(probabilities: Float[np.ndarray, " experts"], topk: int) -> bool:
-    """Returns whether the last chosen expert and the next one are equally probable to within `TIE`."""
+    """Returns whether the logits of the last chosen expert and of the next one differ by less than `TIE`."""
     if topk == len(probabilities):
         return False
     chosen, other = np.sort(probabilities.astype(np.float64))[::-1][topk - 1 : topk + 1]
-    return bool(other > chosen * np.exp(-TIE))  # their logits differ by the logarithm of their ratio
+    return bool(other > chosen * np.exp(-TIE))  # the difference of the logits is the logarithm of this ratio
 
 
 def _strips(height: int, width: int, rows: int, halo: int) -> Iterator[Strip]:
+    """Yields the strips of an image from the top to the bottom."""
     for begin in range(0, height, rows):
         end, first = min(begin + rows, height), max(0, begin - halo)
         bottom = min(end + halo, height)
@@ -345,7 +357,7 @@ def _route(
     reduced: Float[Array, "1 h w c"],
     image: ValidRegion,
 ) -> tuple[Routing, Array]:
-    """Returns the routing, and the context's summary for strips of that shape."""
+    """Returns the routing of a group, and the summary of its context for windows of that shape."""
     group, steps = nnx.merge(graph, parameters), chosen_steps(config)
     mixture = group.rank_modulating.mixture_block.mixture
     summary = steps.summarize(group, reduced, steps.image_layout(shape, config, image))
@@ -353,6 +365,9 @@ def _route(
 
 
 def _begun(steps: NetworkSteps, group: ResidualGroup, x: Array, layout: object) -> tuple[Array, ...]:
-    """Computes the first steps of a group. Returns both maps, the sum of the features, and the reduced context."""
+    """Computes the first steps of a group.
+
+    Returns its input, its embedded features, the sum of its local features, and its reduced context.
+    """
     embedded = steps.embed(group, x, layout)
     return x, embedded, *steps.global_statistics(group, embedded, layout)

@@ -1,4 +1,4 @@
-"""Upscaling of integer images: any of 8 or 16 bits, grey or colour, with or without transparency."""
+"""Upscaling of integer images of 8 or 16 bits, grey or colour, with or without transparency."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,12 +17,17 @@ from seemore_jax.inference.runner import run
 from seemore_jax.network import Routing, SeemoRe
 from seemore_jax.system.errors import InputError
 
-# Beyond this many times the network's own factor, enlarging only costs memory.
-_MOST_ENLARGED = 4
+# Largest `outscale`, as a multiple of the network's factor. A larger one only costs memory.
+_MAX_ENLARGEMENT = 4
 
 
 class Upscaled(NamedTuple):
-    """An upscaled image, and what the routers chose for it (a `Routing` of one image)."""
+    """Upscaled image and its routing.
+
+    Attributes:
+      image: upscaled image.
+      routing: routing of a batch of one image.
+    """
 
     image: UInt[np.ndarray, "sh sw *c"]
     routing: Routing
@@ -38,32 +43,33 @@ def upscale(
     callbacks: Callbacks | None = None,
     **old_names: Any,
 ) -> UInt[np.ndarray, "sh sw *c"]:
-    """Upscales one image, of any size: a large one in strips, or split over the devices, with the same result.
+    """Upscales one image of any size.
 
-    Within `jax.default_device` only that device is used.
+    A large image is upscaled in strips, or split over the devices; the result is the same. Within `jax.default_device`,
+    only that device computes. One program is compiled for each image type and number of channels, and for each of some
+    dozen image sizes; smaller images are padded to the next size.
 
     Args:
-      model: any SeemoRe; its `config.scale` is the factor s.
-      image: uint8 or uint16, over the type's whole range: (H, W) or (H, W, 1) grey, (H, W, 3) RGB, or, with
-        straight alpha as the last channel, (H, W, 2) grey or (H, W, 4) RGB.
-      outscale: another factor than the model's: its output is resized bicubically, with antialiasing where that
-        shrinks it. Sides are rounded up.
-      ensemble: average over eight flips and transposes, for eight times the time.
-      strip_rows: height of the strips in which the image is upscaled, in LR pixels; 0: never in strips, whatever
-        memory that takes. By default, it depends on the size of the image.
-      callbacks: called while a large image is upscaled, with the progress and with notes.
-      old_names: `tile` for `strip_rows` and `watch` for `callbacks`, the names of version 0.1; they go with the next
-        release.
+      model: network; `model.config.scale` is its factor s.
+      image: uint8 or uint16 image with values over the whole range of the type: (H, W) or (H, W, 1) for grey,
+        (H, W, 3) for RGB; with straight alpha as the last channel, (H, W, 2) for grey or (H, W, 4) for RGB.
+      outscale: factor of the result if it is not s, above 0 and at most 4·s. The output of the network is then resized
+        bicubically, with antialiasing if it becomes smaller. Sides are rounded up.
+      ensemble: whether to average the results of eight flips and transposes, which takes eight times as long.
+      strip_rows: height of a strip in LR pixels; 0 means never in strips, for any size of the image. By default, it
+        depends on the size of the image.
+      callbacks: functions that are called with the progress and with messages while a large image is upscaled.
+      **old_names: `tile` for `strip_rows` and `watch` for `callbacks`, the names in version 0.1. The next release will
+        remove them.
 
     Returns:
-      An image of s times the size, of the same type and channels, rounded and clipped. Alpha is enlarged
-      bicubically; colours under transparent pixels are replaced by those of the nearest visible pixel first,
-      so that edges get no fringe.
+      An image of s (or `outscale`) times the size, of the same type and channels, rounded and clipped. Alpha is resized
+      bicubically. Before the upscaling, invisible pixels get the colour of the nearest visible pixel, so that edges
+      have no fringe of their colour.
 
     Raises:
-      InputError: another type or shape, an empty image, or an `outscale` that is not within 0 and 4·s.
-
-    Programs are compiled for each type and channel count, and for one in some dozen image sizes.
+      InputError: the image has another type or shape or is empty, `outscale` is out of range, or there is no space for
+        a temporary file.
     """
     strip_rows, callbacks = _renamed(old_names, tile=strip_rows, watch=callbacks)
     image = np.asarray(image)
@@ -74,7 +80,7 @@ def upscale(
 
 
 def _renamed(given: dict[str, Any], **values: Any) -> tuple[Any, ...]:
-    """Returns the values, replaced by those that are given under their old names; warns about these."""
+    """Returns the values, replaced by those with old names, and warns about old names."""
     for name in given:
         if name not in values:
             raise TypeError(f"upscale() got an unexpected keyword argument {name!r}")
@@ -94,15 +100,22 @@ def upscale_images(
     strip_rows: int | None = None,
     callbacks: Callbacks | None = None,
 ) -> list[Upscaled]:
-    """Upscales images of one shape and type, as `upscale` does each, in one batch.
+    """Upscales images of one shape and type in one batch.
 
     Args:
-      model, outscale, ensemble, strip_rows, callbacks: as for `upscale`.
-      images: at least one.
-      batch_size: fill the batch up to this many, so that a smaller one needs no program of its own.
+      model: network.
+      images: one or more images, as for `upscale`.
+      outscale: factor of the results, as for `upscale`.
+      ensemble: whether to average over flips and transposes, as for `upscale`.
+      batch_size: number of images to which the batch is padded, so that smaller batches use the same program.
+      strip_rows: height of a strip, as for `upscale`.
+      callbacks: functions that are called while large images are upscaled, as for `upscale`.
+
+    Returns:
+      The upscaled images in the same order, each with its routing.
 
     Raises:
-      InputError: as for `upscale`, or images that differ in shape or type.
+      InputError: as for `upscale`, or the images differ in shape or type.
     """
     for image in images:
         _check_image(image)
@@ -113,7 +126,7 @@ def upscale_images(
     colors = np.stack([_color(image) for image in images])
     dtype, resize = colors.dtype, outscale is not None and outscale != scale
     if resize and dtype == np.uint8:
-        colors = colors.astype(np.uint16) * np.uint16(257)  # rounded to 8 bits once, at the end
+        colors = colors.astype(np.uint16) * np.uint16(257)  # the result is rounded to 8 bits only once, at the end
     upscaled, routing = _upscale_colors(model, colors, ensemble, batch_size, strip_rows, callbacks)
     if resize and outscale is not None:
         upscaled = [imresize(color, outscale / scale) for color in upscaled]
@@ -123,10 +136,14 @@ def upscale_images(
 
 
 def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:
-    """What the routers choose for an image of the kinds that `upscale` takes: a `Routing` of one image.
+    """Returns the routing of an image, as for a batch of one image.
+
+    Args:
+      model: network.
+      image: image as for `upscale`.
 
     Raises:
-      InputError: another type or shape, or an empty image.
+      InputError: the image has another type or shape or is empty.
     """
     image = np.asarray(image)
     _check_image(image)
@@ -134,14 +151,23 @@ def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:
 
 
 def check_outscale(outscale: float | None, scale: int) -> None:
-    """Raises InputError for a factor that a network of that scale does not lead to."""
-    if outscale is not None and not 0 < outscale <= _MOST_ENLARGED * scale:
+    """Checks the factor of a result.
+
+    Args:
+      outscale: factor of the result; None means `scale`.
+      scale: factor s of the network.
+
+    Raises:
+      InputError: `outscale` is not above 0, or above 4·s.
+    """
+    if outscale is not None and not 0 < outscale <= _MAX_ENLARGEMENT * scale:
         raise InputError(
-            f"outscale is {outscale:g}; a ×{scale} network takes more than 0, up to {scale * _MOST_ENLARGED}"
+            f"outscale is {outscale:g}; a ×{scale} network takes more than 0, up to {scale * _MAX_ENLARGEMENT}"
         )
 
 
 def _check_image(image: np.ndarray) -> None:
+    """Raises InputError for an image that `upscale` does not accept."""
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"upscale takes a uint8 or uint16 image, not {image.dtype}")
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (2,), (3,), (4,)) or image.size == 0:
@@ -149,7 +175,7 @@ def _check_image(image: np.ndarray) -> None:
 
 
 def _color(image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarray, "h w d"]:
-    """What the network is to see: one channel or three, without alpha."""
+    """Returns the colour of an image, one or three channels without alpha: the input of the network."""
     if has_alpha(image):
         return _fill_hidden(image[..., :-1], image[..., -1] > 0)
     return image.reshape(*image.shape[:2], -1)
@@ -158,7 +184,7 @@ def _color(image: UInt[np.ndarray, "h w *c"]) -> UInt[np.ndarray, "h w d"]:
 def _join(
     color: UInt[np.ndarray, "sh sw d"], image: UInt[np.ndarray, "h w *c"], factor: float
 ) -> UInt[np.ndarray, "sh sw *c"]:
-    """Upscaled colours in the channels of the image that they are of, with its alpha enlarged by `factor`."""
+    """Returns the upscaled image in the channels of the input, with its alpha resized by `factor`."""
     if not has_alpha(image):
         return color.reshape(*color.shape[:2], *image.shape[2:])
     alpha = _fit(imresize(image[..., -1], factor), *color.shape[:2])
@@ -166,7 +192,7 @@ def _join(
 
 
 def _fit(alpha: UInt[np.ndarray, "h w"], height: int, width: int) -> UInt[np.ndarray, "h2 w2"]:
-    """Repeats or drops a last row or column, by which rounding may set two ways to one factor apart."""
+    """Repeats or drops the last row or column, because the sizes of colour and alpha may be rounded differently."""
     height_missing, width_missing = (max(0, n - m) for n, m in zip((height, width), alpha.shape, strict=True))
     return np.pad(alpha, ((0, height_missing), (0, width_missing)), mode="edge")[:height, :width]
 
@@ -179,7 +205,7 @@ def _upscale_colors(
     strip_rows: int | None,
     callbacks: Callbacks | None,
 ) -> tuple[list[UInt[np.ndarray, "sh sw d"]], Routing]:
-    """Upscales a batch of grey (d = 1) or RGB (d = 3) images; with their routing, the one of the images unturned."""
+    """Upscales a batch of grey (d = 1) or RGB (d = 3) images. The routing is that of the unflipped images."""
     count = len(images)
     images = np.concatenate([images, np.repeat(images[-1:], max(0, batch_size - count), axis=0)])
     if not ensemble:
@@ -198,10 +224,10 @@ def _upscale_colors(
 
 
 def _fill_hidden(color: UInt[np.ndarray, "h w d"], visible: Bool[np.ndarray, "h w"]) -> UInt[np.ndarray, "h w d"]:
-    """Gives each invisible pixel the colour of the nearest visible one: what is stored there is arbitrary."""
+    """Gives each invisible pixel the colour of the nearest visible pixel, because its own colour is arbitrary."""
     if visible.all() or not visible.any():
         return color
-    import scipy.ndimage  # takes a while, and few images are transparent
+    import scipy.ndimage  # slow to import, and few images are transparent
 
     rows, columns = scipy.ndimage.distance_transform_edt(~visible, return_distances=False, return_indices=True)
     return color[rows, columns]

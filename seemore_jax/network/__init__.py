@@ -1,4 +1,4 @@
-"""The network: its configuration, its layers, and SeemoRe itself."""
+"""SeemoRe: the network, its hyperparameters, its layers, and its implementations for different devices."""
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.model import SeemoRe

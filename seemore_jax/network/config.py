@@ -1,4 +1,4 @@
-"""The hyperparameters of SeemoRe: the release's options, and its nine configurations."""
+"""Hyperparameters of SeemoRe, and the nine configurations of the release."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from seemore_jax.system.errors import InputError
 
-# Rank of the expert with index i (paper, section 3.3: the "low-rank space").
+# Rank of the expert with index i, for each `lr_space` (paper, section 3.3).
 RANK_OF_EXPERT: dict[str, Callable[[int], int]] = {
     "exp": lambda i: 2 ** (i + 1),
     "linear": lambda i: i + 2,
@@ -21,7 +21,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 VARIANTS = tuple(_VARIANTS)
 SCALES = (2, 3, 4)
 
-# Images are padded to 4**recursive pixels: beyond this, a small image would take gigabytes.
+# Images are padded to at least 4**recursive pixels per side. With a larger value, a small image would need gigabytes.
 _MAX_RECURSIVE = 5
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 _PRECISIONS = ("default", "high", "highest")
@@ -30,30 +30,30 @@ _IMPLEMENTATIONS = ("auto", "plain", "cpu", "tpu")
 
 @dataclasses.dataclass(frozen=True)
 class SeemoReConfig:
-    """What the network is (the release's options, under the release's names) and how it is computed.
+    """Hyperparameters of the network, under the names of the release, and options of its computation.
+
+    The last four attributes are options of the computation. They do not depend on the weights, and no file stores them.
 
     Attributes:
-      scale: upscaling factor s.
-      in_chans: image channels; 3, since the network subtracts an RGB mean.
-      num_experts: low-rank experts in each rank modulating expert.
-      num_layers: residual groups.
-      embedding_dim: channels C of the feature maps.
-      img_range: factor that the mean-free input is multiplied by.
-      use_shuffle: shuffle the 2C channels before they are halved into features and context.
-      global_kernel_size: length of the striped convolutions; odd.
-      recursive: how many times the context is reduced by 4.
-      lr_space: growth of the experts' ranks: "exp" 2, 4, 8, …; "linear" 2, 3, 4, …; "double" 2, 4, 6, ….
-      topk: experts chosen for each image and layer.
-      compute_dtype: "float32" or "bfloat16", for activations; parameters and the router's softmax stay
-        in float32.
-      precision: of matrix products and convolutions. "highest" is float32 on every backend; "default" is
-        the backend's own (bfloat16 passes on a TPU, possibly TF32 on a GPU).
-      rematerialize: recompute each residual group in the backward pass instead of keeping its activations:
-        less memory, about a third more time; no effect on values.
-      implementation: of the residual groups: "auto" is the fastest on JAX's default backend, "plain" the reference,
-        "cpu" and "tpu" those made for these backends, for instance to compile ahead for another machine.
-
-    The last four are a choice of the run and not of the weights: no file stores them.
+      scale: upscaling factor s, at least 1.
+      in_chans: number of image channels. It must be 3, because the network subtracts an RGB mean.
+      num_experts: number of low-rank experts in each rank modulating expert, at least 1.
+      num_layers: number of residual groups, at least 1.
+      embedding_dim: number of channels C of the feature maps, at least 1.
+      img_range: factor of the input after the mean is subtracted, above 0.
+      use_shuffle: whether the 2C channels are shuffled before they are split into features and context.
+      global_kernel_size: length of the striped convolutions in pixels, an odd number.
+      recursive: number of times that the context is reduced by 4, from 0 to 5.
+      lr_space: growth of the experts' ranks: "exp" is 2, 4, 8, …; "linear" is 2, 3, 4, …; "double" is 2, 4, 6, ….
+      topk: number of experts that the router chooses for each image and layer, from 1 to `num_experts`.
+      compute_dtype: type of the activations, "float32" or "bfloat16". Parameters and the router's softmax are always
+        float32.
+      precision: precision of matrix products and convolutions. "highest" is float32 on every backend; "default" is the
+        backend's default (bfloat16 on a TPU, possibly TF32 on a GPU).
+      rematerialize: whether the backward pass recomputes each residual group instead of keeping its activations. This
+        takes less memory and about a third more time, and does not change the values.
+      implementation: implementation of the network: "auto" is the fastest one for JAX's default backend, "plain" is the
+        reference, "cpu" and "tpu" are those for these backends, for example to compile ahead for another machine.
 
     Raises:
       InputError: a value has the wrong type or is out of range.
@@ -105,9 +105,15 @@ class SeemoReConfig:
 
     @classmethod
     def variant(cls, name: str, scale: int = 4, **overrides: Any) -> "SeemoReConfig":
-        """One of the nine published configurations: `name` T, B or L at `scale` 2, 3 or 4.
+        """Returns one of the nine published configurations.
 
-        `overrides` replace single fields, for ablations and small test networks.
+        Args:
+          name: "T", "B" or "L".
+          scale: upscaling factor, 2, 3 or 4.
+          **overrides: values that replace fields of the configuration, for example for an ablation.
+
+        Raises:
+          InputError: there is no such configuration, or a value is out of range.
         """
         if name not in _VARIANTS:
             raise InputError(f"configuration: variant must be {_one_of(_VARIANTS)}, not {name!r}")
@@ -117,7 +123,14 @@ class SeemoReConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "SeemoReConfig":
-        """The inverse of `to_dict`; missing fields take their defaults, unknown ones are an error."""
+        """Returns the configuration of a dictionary, as `to_dict` makes it.
+
+        Args:
+          fields: values by the names of the attributes. Missing attributes take their defaults.
+
+        Raises:
+          InputError: a name is unknown, or a value has the wrong type or is out of range.
+        """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
@@ -125,12 +138,12 @@ class SeemoReConfig:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that describe the network, as stored beside weights (JSON-compatible)."""
+        """Returns the attributes that describe the network, as files of weights store them, in types of JSON."""
         return {name: getattr(self, name) for name in stored_fields()}
 
     @property
     def variant_name(self) -> str | None:
-        """T, B or L if this is one of the nine published configurations, otherwise None."""
+        """Name of the published configuration ("T", "B" or "L"); None if this is none of the nine."""
         for name in VARIANTS:
             if self.scale in SCALES and self.to_dict() == self.variant(name, self.scale).to_dict():
                 return name
@@ -138,29 +151,29 @@ class SeemoReConfig:
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Rank of each low-rank expert."""
+        """Ranks of the low-rank experts (paper, section 3.3)."""
         return tuple(RANK_OF_EXPERT[self.lr_space](i) for i in range(self.num_experts))
 
     @property
     def min_side(self) -> int:
-        """Shortest image side, in LR pixels, that the context's `recursive` reductions by 4 leave non-empty."""
+        """Shortest image side in LR pixels of which the context is not empty after its reductions by 4."""
         return 4**self.recursive
 
     def macs(self, height: int, width: int, *, rank: float | None = None) -> int:
-        """Multiply-accumulates for an output of that size, as the paper counts them.
+        """Returns the number of multiply-accumulate operations for one image, counted as in the paper.
 
-        Counted are convolutions and linear maps; of the experts, those that are chosen. Which ones that are differs
-        between images and layers, and so do their ranks, and the count: it is each of the paper's nine figures, digit
-        for digit, at a mean rank between 3.6 and 7.
+        The number includes convolutions and linear maps, and only the chosen experts. The choice, and therefore the
+        mean rank, differs between images. With a mean rank between 3.6 and 7, the number is equal to each of the nine
+        values in the paper, digit for digit.
 
         Args:
-          height, width: of the output, in pixels; it is made of `scale` times fewer LR pixels, rounded down.
-          rank: mean over the layers of the chosen experts' rank; by default that of all experts.
+          height, width: size of the output in pixels. The input has `scale` times fewer, rounded down.
+          rank: mean rank of the chosen experts over the layers; by default, the mean rank of all experts.
         """
         channels, kernel = self.embedding_dim, self.global_kernel_size
         rows, columns = height // self.scale, width // self.scale
         pixels = rows * columns
-        summary = 0  # of the context, which is reduced by 4 in height and width, and mixed
+        summary = 0  # operations of the context's summary: the reductions by 4, and the convolutions after them
         for _ in range(self.recursive):
             rows, columns = rows // 4, columns // 4
             summary += 4 * 4 * rows * columns * channels
@@ -175,14 +188,14 @@ class SeemoReConfig:
 
 
 def stored_fields() -> tuple[str, ...]:
-    """Names of the fields that describe the network, and so belong into files."""
+    """Returns the names of the attributes that describe the network and are stored with its weights."""
     return tuple(f.name for f in dataclasses.fields(SeemoReConfig) if f.metadata.get("stored", True))
 
 
 def _is_positive_number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return 0 < value <= 1e6  # also excludes NaN, and integers that no float can hold
+    return 0 < value <= 1e6  # also excludes NaN, and integers that are too large for a float
 
 
 def _one_of(names: Any) -> str:

@@ -1,4 +1,7 @@
-"""Depthwise convolution: how it is computed, chosen by backend in this one place."""
+"""Depthwise convolution, computed by the faster of two methods for each backend.
+
+XLA's grouped convolution is slow on a CPU: there, a sum of shifted products is several times faster.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -12,9 +15,16 @@ from seemore_jax.system.devices import target_backend
 
 
 def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated` for one filter per channel, by the faster way on the backend it is for.
+    """Computes a depthwise convolution by the faster method on the backend that the program is compiled for.
 
-    XLA's grouped convolution is slow on a CPU; sums of shifted products are several times faster there.
+    Args:
+      lhs: feature maps (N, H, W, C).
+      rhs: filters (KH, KW, 1, C), one for each channel.
+      *arguments: further arguments of `jax.lax.conv_general_dilated`.
+      **options: keyword arguments of that function.
+
+    Returns:
+      The feature maps after the convolution.
     """
     if target_backend() == "cpu":
         return sum_of_shifted_products(lhs, rhs, *arguments, **options)
@@ -24,10 +34,21 @@ def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **op
 def depthwise_conv_by_platform(
     lhs: Array, rhs: Array, window_strides: Sequence[int], *arguments: Any, **options: Any
 ) -> Array:
-    """As above, chosen by the platform that the program runs on: for a program that is exported to several.
+    """Computes a depthwise convolution by the faster method on the platform that runs the program.
 
-    The branches must agree on the size that a stride leaves, which JAX cannot prove where sizes are unknown: then, sums
-    of shifted products on every platform.
+    This is for programs that are exported for several platforms. Both methods must return arrays of the same shape.
+    With strides above 1, JAX cannot prove this for unknown image sizes. Therefore, all platforms then use the sum of
+    shifted products.
+
+    Args:
+      lhs: feature maps (N, H, W, C).
+      rhs: filters (KH, KW, 1, C), one for each channel.
+      window_strides: strides along height and width.
+      *arguments: further arguments of `jax.lax.conv_general_dilated`.
+      **options: keyword arguments of that function.
+
+    Returns:
+      The feature maps after the convolution.
     """
 
     def products(lhs: Array, rhs: Array) -> Array:
@@ -48,20 +69,23 @@ def sum_of_shifted_products(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n h2 w2 c"]:
-    """A depthwise convolution as one product and sum for each tap of the filter.
+    """Computes a depthwise convolution without dilation as a sum over the taps of shifted input times tap.
 
     Args:
       lhs: feature maps.
-      rhs: the filters.
-      window_strides: along height and width.
-      padding: as for `jax.lax.conv_general_dilated`.
-      **options: of that function; none of those that a depthwise convolution without dilation takes changes anything.
+      rhs: filters, one for each channel.
+      window_strides: strides along height and width.
+      padding: padding as for `jax.lax.conv_general_dilated`.
+      **options: keyword arguments of that function; they are ignored, because they describe this convolution.
+
+    Returns:
+      The feature maps after the convolution.
     """
     del options
     size, strides = rhs.shape[:2], tuple(window_strides)
     pads = lax.padtype_to_pads(lhs.shape[1:3], size, strides, padding) if isinstance(padding, str) else padding
     if any(map(any, pads)):
-        # Without the barrier, XLA computes what `lhs` is made of once for each tap.
+        # Without the barrier, XLA fuses the computation of `lhs` into each tap, and so repeats it.
         lhs = lax.optimization_barrier(jnp.pad(lhs, ((0, 0), *pads, (0, 0))))
     last = [side - k for side, k in zip(lhs.shape[1:3], size, strict=True)]
     taps = [

@@ -1,4 +1,4 @@
-"""SeemoRe as users have it: the network, computed by the fastest implementation that the device has."""
+"""SeemoRe for users: the network for images of any size, computed by the fastest implementation for the device."""
 
 from typing import Literal, overload
 
@@ -16,16 +16,16 @@ from seemore_jax.system.errors import InputError
 class SeemoRe(SeemoReNetwork):
     """SeemoRe for images of any size, on any backend.
 
-    An image with a side shorter than `config.min_side` (16 LR pixels for T and B, 4 for L) is first padded
-    to it by repeating its last row or column at the bottom and right. The routers and the context see that
-    padding; the output is cropped.
+    If a side of an image is shorter than `config.min_side` (16 LR pixels for T and B, 4 for L), the image is first
+    padded to this length by repetition of its last row or column at the bottom and right. The routers and the context
+    use the padded image; the output is cropped.
 
     Args:
-      config: the network's hyperparameters, and how it is computed.
+      config: hyperparameters of the network, and options of its computation.
       rngs: source of the initial parameters, which follow PyTorch's default initialisation.
     """
 
-    @overload  # type: ignore[override]  # adds options to the network of the paper
+    @overload  # type: ignore[override]  # adds options to the call of `SeemoReNetwork`
     def __call__(
         self,
         lr: Float[Array, "n h w 3"],
@@ -45,15 +45,15 @@ class SeemoRe(SeemoReNetwork):
         """Upscales a batch of RGB images.
 
         Args:
-          lr: low-resolution images with values in [0, 1], of any size from 1×1 up.
-          size: height and width of the images in LR pixels, if the images fill only the first rows and columns of
-            `lr`. One compiled program then serves many sizes. Neither side of `lr` may be below `config.min_side`.
-            The other pixels of `lr` do not change the result, and their own results are arbitrary.
-          return_routing: also return the routers' choices.
+          lr: low-resolution images with values in [0, 1], of any size from 1×1.
+          size: height and width of the images in LR pixels, if the images are only the first rows and columns of `lr`.
+            One compiled program then serves many sizes. The sides of `lr` must be at least `config.min_side`. The
+            other pixels of `lr` do not change the result of the images, and their own results are arbitrary.
+          return_routing: whether to return the routers' choices, too.
 
         Returns:
-          float32 images of s times the size, nominally in [0, 1] but not clipped; with `return_routing`
-          a pair of them and the `Routing`, with shapes (N, groups, topk) and (N, groups, num_experts).
+          float32 images of s times the size, nominally in [0, 1] but not clipped. With `return_routing`, a pair: these
+          images, and the `Routing` with the shapes (N, groups, topk) and (N, groups, num_experts).
 
         Raises:
           InputError: `lr` is not a float array (N, H, W, 3) with at least one pixel.
@@ -72,6 +72,7 @@ class SeemoRe(SeemoReNetwork):
 
 
 def _check_input(lr: Array) -> None:
+    """Raises InputError if `lr` is not a float array (N, H, W, 3) with at least one pixel."""
     shape, dtype = getattr(lr, "shape", None), getattr(lr, "dtype", None)
     if shape is None or dtype is None:
         raise InputError(f"SeemoRe takes an array (N, H, W, 3), not {type(lr).__name__}")

@@ -1,24 +1,23 @@
-"""SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), read from the top down.
+"""SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), from the whole network down to its parts.
 
     SeemoReNetwork
       ResidualGroup × num_layers
-        RankModulatingExpert             local: which low-rank expert modulates the features?
-          MixtureOfRankExpertsBlock
+        RankModulatingExpert             local: the router chooses a low-rank expert (3.2)
+          MixtureOfRankExpertsBlock      MoRE (3.3)
             MixtureOfLowRankExperts
               Router, LowRankExpert × num_experts
           GatedFeedForward
-        SpatialModulatingExpert          global: striped large-kernel convolutions in place of attention
+        SpatialModulatingExpert          global: striped convolutions with large kernels (3.4)
           SpatialEnhancementExpertise
             StripedConvolution
           GatedFeedForward
 
-This module is the reference: it says what is computed. `seemore_jax.network.model` adds how it is computed: the fused
-kernels of each backend are tested against the layers here. Feature maps are (N, H, W, C). The function is that of the
-PyTorch release, to which `seemore_jax.porting` maps every parameter; unlike the release's, it takes any batch and
-any image size.
+The numbers in parentheses are sections of the paper. This module is the reference: it defines the function of the
+network, and the fused kernels of each backend (`seemore_jax.network.implementations`) are tested against it. The
+function is that of the PyTorch release, to which `seemore_jax.porting` maps every parameter. Feature maps are
+(N, H, W, C). In formulas, conv1, conv3, depthwise3 and so on are convolutions with kernels of this size.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -29,6 +28,7 @@ from jaxtyping import Array, Float, Int
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.layers import (
     Abstract,
+    bias_of,
     channel_shuffle,
     convolution,
     depthwise_convolution,
@@ -38,7 +38,7 @@ from seemore_jax.network.layers import (
     pointwise,
     resize_bilinear,
 )
-from seemore_jax.network.routing import Routing
+from seemore_jax.network.routing import Routing, stack_routings
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -46,10 +46,10 @@ _Network = TypeVar("_Network", bound="SeemoReNetwork")
 
 
 class SeemoReNetwork(nnx.Module):
-    """The whole network: shallow features, residual groups, reconstruction by pixel shuffle.
+    """The whole network: shallow features, residual groups, and reconstruction by pixel shuffle.
 
     Args:
-      config: the network's hyperparameters.
+      config: hyperparameters of the network.
       rngs: source of the initial parameters, which follow PyTorch's default initialisation.
     """
 
@@ -64,7 +64,11 @@ class SeemoReNetwork(nnx.Module):
 
     @classmethod
     def abstract(cls: type[_Network], config: SeemoReConfig) -> _Network:
-        """Returns the network with shapes (`jax.ShapeDtypeStruct`) as parameters, to be filled by `nnx.merge`."""
+        """Returns the network with shapes (`jax.ShapeDtypeStruct`) as parameters, without values.
+
+        Args:
+          config: hyperparameters of the network.
+        """
         return cls(config, rngs=Abstract())
 
     def __call__(self, lr: Float[Array, "n h w 3"]) -> tuple[Float[Array, "n sh sw 3"], Routing]:
@@ -74,7 +78,7 @@ class SeemoReNetwork(nnx.Module):
           lr: low-resolution images with values in [0, 1]; each side is at least `config.min_side` pixels long.
 
         Returns:
-          float32 images of s times the size, nominally in [0, 1] but not clipped, and the routers' choices.
+          float32 images of s times the size, nominally in [0, 1] but not clipped, and the routing with a `groups` axis.
         """
         shallow = x = self.extract(lr)
         routings = []
@@ -84,31 +88,43 @@ class SeemoReNetwork(nnx.Module):
         return self.reconstruct(x, shallow), stack_routings(routings)
 
     def extract(self, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w c"]:
-        """Returns the shallow features of an image."""
+        """Returns the shallow features, conv3(center(lr)).
+
+        Args:
+          lr: images with values in [0, 1].
+        """
         return self.shallow_features(self.center(lr))
 
     def reconstruct(self, x: Float[Array, "n h w c"], shallow: Float[Array, "n h w c"]) -> Float[Array, "n sh sw 3"]:
-        """Returns the image, from the features `x` after all groups and the shallow ones."""
+        """Returns the upscaled images, assemble(conv3(conv3(LN(x)) + shallow)).
+
+        Args:
+          x: features after all residual groups.
+          shallow: shallow features.
+        """
         x = self.deep_features(self.norm(x)) + shallow
         return self.assemble(self.upsampler(x))
 
     def center(self, lr: Float[Array, "n h w 3"]) -> Float[Array, "n h w 3"]:
-        """Subtracts the training images' mean, and scales to the network's own range of values."""
+        """Returns (lr − mean) · img_range, with the RGB mean of the training images.
+
+        Args:
+          lr: images with values in [0, 1].
+        """
         return (lr - jnp.asarray(RGB_MEAN, jnp.float32)) * self.config.img_range
 
     def assemble(self, pixels: Float[Array, "n h w d"]) -> Float[Array, "n sh sw 3"]:
-        """Returns the image of which `pixels` has d = 3·s² values for each LR pixel; adds the mean again."""
+        """Returns pixel_shuffle(pixels) / img_range + mean, as float32.
+
+        Args:
+          pixels: d = 3·s² values for each LR pixel.
+        """
         x = pixel_shuffle(pixels, self.config.scale).astype(jnp.float32)
         return x / self.config.img_range + jnp.asarray(RGB_MEAN, jnp.float32)
 
 
-def stack_routings(routings: Sequence[Routing]) -> Routing:
-    """Stacks the routings of the groups along a new `groups` axis, which is axis 1."""
-    return jax.tree.map(lambda *layers: jnp.stack(layers, axis=1), *routings)
-
-
 class ResidualGroup(nnx.Module):
-    """A rank modulating expert (local), then a spatial modulating expert (global)."""
+    """Residual group: SME(RME(x)), a rank modulating expert, then a spatial modulating expert."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         self.rank_modulating = RankModulatingExpert(config, rngs=rngs)
@@ -136,7 +152,7 @@ class RankModulatingExpert(nnx.Module):
 
 
 class MixtureOfRankExpertsBlock(nnx.Module):
-    """MoRE: splits its input into local features and context, and lets a low-rank expert join the two."""
+    """MoRE (paper, section 3.3): (a, k) = split(conv3(x)); conv1(mixture(GELU(striped(a)), calibrate(k)))."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -157,7 +173,11 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return self.project(mixed), routing
 
     def split(self, embedded: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
-        """Returns features and context, two halves of the expanded channels."""
+        """Returns a and k, the halves of the (shuffled) channels of conv1(GELU(embedded)).
+
+        Args:
+          embedded: conv3(x).
+        """
         x = self.expand(gelu(embedded))
         if self.use_shuffle:
             x = channel_shuffle(x)
@@ -165,7 +185,11 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return features, context
 
     def calibrate(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Adds to the context its own summary: reduced by 4 `recursive` times, mixed, and resized back."""
+        """Returns k + resize(conv1(depthwise3(reduceᵐ(k)))), where m is `recursive`.
+
+        Args:
+          context: context k.
+        """
         summary = context
         for _ in range(self.recursive):
             summary = self.reduce(summary)
@@ -173,19 +197,22 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return context + resize_bilinear(summary, *context.shape[1:3])
 
     def reduce(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Reduces height and width by 4; rows and columns beyond a multiple of 4 are dropped."""
+        """Returns GELU(depthwise4(k)) with stride 4: height and width are divided by 4 and rounded down.
+
+        Args:
+          context: context k, or a reduction of it.
+        """
         return gelu(self.aggregate(context))
 
 
 class MixtureOfLowRankExperts(nnx.Module):
-    """features + Σ over the top-k experts i of pᵢ·Eᵢ(features, context) (paper, section 3.3).
+    """Mixture of low-rank experts (paper, section 3.3): a + Σ over the top-k experts i of pᵢ·Eᵢ(a, k).
 
-    Eᵢ(a, k) = up(from_features(a) · from_context(k)), of rank rᵢ. The pᵢ are the router's softmax over all
-    experts, not renormalised over the chosen ones. The choice is made once for each image.
+    Eᵢ(a, k) = up(from_features(a) · from_context(k)) has rank rᵢ. The pᵢ are the router's softmax over all experts,
+    not normalised again over the chosen ones. The router chooses once for each image.
 
-    Only the chosen experts take part: their weights, zero-padded to the largest rank so that they stack, are
-    gathered for each image, and products with padding add exactly nothing. So one compiled function serves
-    every routing, and the experts not chosen get a gradient of exactly zero.
+    Only the chosen experts are computed: their weights are padded with zeros to the largest rank, stacked, and gathered
+    for each image. One compiled function therefore serves every routing, and the gradient of the other experts is 0.
     """
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
@@ -196,33 +223,45 @@ class MixtureOfLowRankExperts(nnx.Module):
     def __call__(
         self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"]
     ) -> tuple[Float[Array, "n h w c"], Routing]:
-        # 1. Route: (N, num_experts) probabilities, of which the top k count.
         routing = self.route(self.router(features))
-        # 2. Gather the chosen experts' weights, and 3. apply them, all k at once, each image with its own.
         return self.mix(features, context, routing), routing
 
     def route(self, probabilities: Float[Array, "n num_experts"]) -> Routing:
-        """Chooses the k most probable experts of each image."""
+        """Returns the routing of this layer: the k most probable experts of each image.
+
+        Args:
+          probabilities: probabilities of all experts, as `Router` computes them.
+        """
         return Routing(jax.lax.top_k(probabilities, self.config.topk)[1], probabilities)
 
     def mix(
         self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], routing: Routing
     ) -> Float[Array, "n h w c"]:
-        """Adds to the features the chosen experts' function of them and of the calibrated context."""
+        """Returns a + Σ over the chosen experts i of pᵢ·Eᵢ(a, k).
+
+        Args:
+          features: local features a.
+          context: calibrated context k.
+          routing: routing of this layer.
+        """
         weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
         expert = self.gathered(routing.experts)
         return features + _apply_experts(expert, weights, features, context, self.config.precision)
 
     def gathered(self, chosen: Int[Array, "n k"]) -> "ExpertWeights":
-        """Gathers the weights of the chosen experts: (N, K, C, R), (N, K, R), (N, K, R, C), (N, K, C)."""
+        """Returns the weights of the chosen experts, with leading axes (N, K), padded to the largest rank.
+
+        Args:
+          chosen: indices of the experts.
+        """
         padded = [expert.padded(max(self.config.ranks)) for expert in self.experts]
         return jax.tree.map(lambda *per_expert: jnp.stack(per_expert)[chosen], *padded)
 
 
 class Router(nnx.Module):
-    """softmax(W · mean of the features over all pixels): the probability of each expert for each image.
+    """Router (paper, section 3.3): softmax(W · mean of a over all pixels), the probability of each expert.
 
-    In float32 whatever the compute dtype: near a tie, rounding would change the choice.
+    It computes in float32 for every `compute_dtype`, because rounding can change the choice near a tie.
     """
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
@@ -233,13 +272,17 @@ class Router(nnx.Module):
         return self.choose(jnp.mean(features, axis=(1, 2), dtype=jnp.float32))
 
     def choose(self, pooled: Float[Array, "n c"]) -> Float[Array, "n num_experts"]:
-        """Returns the probabilities, from the features' means."""
+        """Returns softmax(W · pooled), float32.
+
+        Args:
+          pooled: mean of the features over all pixels of each image, float32.
+        """
         logits = jnp.matmul(pooled, self.linear.kernel[...].astype(jnp.float32), precision=self.precision)
         return jax.nn.softmax(logits, axis=-1)
 
 
 class ExpertWeights(NamedTuple):
-    """The arrays of one low-rank expert, or of several along leading axes."""
+    """Weights of low-rank experts of rank r; the leading axes count experts."""
 
     from_features: Float[Array, "*experts c r"]
     from_features_bias: Float[Array, "*experts r"]
@@ -250,7 +293,7 @@ class ExpertWeights(NamedTuple):
 
 
 class LowRankExpert(nnx.Module):
-    """The parameters of one expert of a given rank; `MixtureOfLowRankExperts` applies them."""
+    """Parameters of one low-rank expert; `MixtureOfLowRankExperts` applies them (paper, section 3.3)."""
 
     def __init__(self, config: SeemoReConfig, rank: int, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -260,15 +303,19 @@ class LowRankExpert(nnx.Module):
         self.up = pointwise(config, rank, channels, rngs=rngs)
 
     def padded(self, rank: int) -> ExpertWeights:
-        """Returns the weights with zeros appended up to `rank`, which compute the same function."""
+        """Returns the weights, padded with zeros to a larger rank; they compute the same function.
+
+        Args:
+          rank: rank of the result, at least the rank of this expert.
+        """
         extra = (0, rank - self.rank)
         return ExpertWeights(
             from_features=jnp.pad(self.from_features.kernel[...], ((0, 0), extra)),
-            from_features_bias=jnp.pad(_bias(self.from_features), extra),
+            from_features_bias=jnp.pad(bias_of(self.from_features), extra),
             from_context=jnp.pad(self.from_context.kernel[...], ((0, 0), extra)),
-            from_context_bias=jnp.pad(_bias(self.from_context), extra),
+            from_context_bias=jnp.pad(bias_of(self.from_context), extra),
             up=jnp.pad(self.up.kernel[...], (extra, (0, 0))),
-            up_bias=_bias(self.up),
+            up_bias=bias_of(self.up),
         )
 
 
@@ -279,9 +326,9 @@ def _apply_experts(
     context: Float[Array, "n h w c"],
     precision: str,
 ) -> Float[Array, "n h w c"]:
-    """Σ over k of weights·E(features, context), with the (N, K, …) experts of each image."""
+    """Computes Σ over k of weights·E(features, context), with the (N, K, …) experts of each image."""
     dtype = features.dtype
-    # The routing weight goes into the last, linear map: cheaper than scaling a feature map.
+    # The last map, which is linear, is multiplied by the routing weight: this is cheaper than to scale a feature map.
     up = (expert.up * weights[..., None, None]).astype(dtype)
     up_bias = jnp.sum(expert.up_bias * weights[..., None], axis=1).astype(dtype)
     expert = jax.tree.map(lambda array: array.astype(dtype), expert)
@@ -292,11 +339,6 @@ def _apply_experts(
     low_rank = project(features, expert.from_features, expert.from_features_bias)
     low_rank *= project(context, expert.from_context, expert.from_context_bias)
     return jnp.einsum("nhwkr,nkrc->nhwc", low_rank, up, precision=precision) + up_bias[:, None, None]
-
-
-def _bias(layer: nnx.Linear) -> Array:
-    assert layer.bias is not None
-    return layer.bias[...]
 
 
 class SpatialModulatingExpert(nnx.Module):
@@ -315,7 +357,7 @@ class SpatialModulatingExpert(nnx.Module):
 
 
 class SpatialEnhancementExpertise(nnx.Module):
-    """SEE: conv1(striped(q)·v), where queries of a large neighbourhood gate the values."""
+    """SEE (paper, section 3.4): (q, v) = halves of GELU(conv1(x)); conv1(striped(q) · v)."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -329,7 +371,7 @@ class SpatialEnhancementExpertise(nnx.Module):
 
 
 class StripedConvolution(nnx.Module):
-    """A k×k depthwise convolution made of a row (1×k) and a column (k×1)."""
+    """Striped convolution (paper, section 3.4): depthwise convolution along rows (1×k), then along columns (k×1)."""
 
     def __init__(self, config: SeemoReConfig, *, kernel_size: int, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -341,7 +383,7 @@ class StripedConvolution(nnx.Module):
 
 
 class GatedFeedForward(nnx.Module):
-    """(a, g) = halves of GELU(conv1(x)); GELU(conv1(a · depthwise3(g)))."""
+    """GatedFFN: (a, g) = halves of GELU(conv1(x)); GELU(conv1(a · depthwise3(g)))."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim

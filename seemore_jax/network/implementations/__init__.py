@@ -1,8 +1,10 @@
-"""How the network is computed: a module for each backend that has a faster way, and the choice between them.
+"""Implementations of the network, and the choice of one of them.
 
-Each implementation has a function `apply_network` with the signature and the meaning of `plain.apply_network`, against
-which its values and gradients are tested. It reads the network's parameters and never calls its layers' `__call__`.
-Some also compute the network in steps (`NetworkSteps`), which can be applied to one strip of an image after the other.
+An implementation is a module with a function `apply_network`, which computes the same function as
+`plain.apply_network`. Tests compare its values and gradients with those of `plain`. The fused implementations, for a
+CPU and for a TPU, read the parameters of the network and replace the calls of its layers by kernels. Some
+implementations also compute the network in steps (`NetworkSteps`), which can be applied to one strip of an image after
+the other.
 """
 
 from collections.abc import Callable
@@ -24,13 +26,16 @@ ApplyNetwork = Callable[
 
 
 def chosen_implementation(config: SeemoReConfig) -> ApplyNetwork:
-    """Returns the implementation that `config.implementation` names; for "auto", that of the current backend.
+    """Returns the implementation that computes a network on this device.
 
-    Before a fused implementation is used on a kind of device for the first time, it is compared there with the plain
-    one (`self_check`). If they differ, "auto" means the plain one.
+    Before the first use of a fused implementation on a kind of device, the self-check compares it with the plain
+    implementation (`self_check`). If they differ, "auto" selects the plain implementation.
+
+    Args:
+      config: configuration of the network; `config.implementation` is the name of an implementation, or "auto".
 
     Raises:
-      InputError: `config` names an implementation that differs from the plain one here.
+      InputError: `config` names an implementation that failed the self-check.
     """
     name, apply_network = fused_implementation(config)
     if is_compiling_ahead() or config.implementation == "plain":
@@ -45,15 +50,18 @@ def chosen_implementation(config: SeemoReConfig) -> ApplyNetwork:
 
 
 def fused_implementation(config: SeemoReConfig) -> tuple[str, ApplyNetwork]:
-    """Returns name and function of the implementation for `config`, without checking it.
+    """Returns the name and the function of the implementation for a network, without a self-check.
 
-    The name is "plain" where no fused implementation supports the network.
+    The name is "plain" if no fused implementation supports the network.
+
+    Args:
+      config: configuration of the network.
     """
     name = target_backend() if config.implementation == "auto" else config.implementation
     if name == "cpu" and cpu.supports(config):
         return name, cpu.apply_network
     if name == "tpu":
-        from seemore_jax.network.implementations import tpu  # only TPUs need Pallas, which is slow to import
+        from seemore_jax.network.implementations import tpu  # imports Pallas, which is slow
 
         return name, tpu.apply_network
     return "plain", plain.apply_network
@@ -61,10 +69,10 @@ def fused_implementation(config: SeemoReConfig) -> tuple[str, ApplyNetwork]:
 
 @runtime_checkable
 class NetworkSteps(Protocol):
-    """The network in steps, which take a strip of an image as well as the whole image.
+    """Steps of the network, each of which can be applied to a whole image or to a strip of an image.
 
-    Between `global_statistics` and `modulate`, the router chooses and the context is summarised: both need the whole
-    image. `padded` documents the steps.
+    Between `global_statistics` and `modulate`, the router chooses the experts and the context is summarized; both need
+    the statistics of the whole image. The functions of the module `padded` document the steps.
     """
 
     image_layout: Callable[[tuple[int, ...], SeemoReConfig, ValidRegion], Any]
@@ -77,5 +85,12 @@ class NetworkSteps(Protocol):
 
 
 def chosen_steps(config: SeemoReConfig) -> NetworkSteps:
-    """Returns the steps of `chosen_implementation`; those of `padded` where it has none."""
+    """Returns the steps of the implementation that computes a network on this device.
+
+    Args:
+      config: configuration of the network.
+
+    Returns:
+      The steps of `chosen_implementation`, or those of `padded` if it has none.
+    """
     return cpu if chosen_implementation(config) is cpu.apply_network else padded

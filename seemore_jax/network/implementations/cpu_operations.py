@@ -139,10 +139,10 @@ def _low_rank_experts(
     out: Float[Array, "n cr c"],
     out_bias: Float[Array, "n c"],
 ) -> Arrays:
-    """Computes x + out([features, low_rank]), where low_rank = from_features(features) · from_context(context + summary).
+    """Computes x + out([features, low_rank]); low_rank = from_features(features) · from_context(context + summary).
 
-    Each image has its own weights: those of the chosen experts, concatenated into one expert of rank Σr. The summary has
-    fewer rows than the context and is resized along the height.
+    Each image has its own weights: those of the chosen experts, concatenated into one expert of rank Σr. The summary
+    has fewer rows than the context and is resized along the height.
     """
     fields = KernelRegion(*region)
     resized = resize_axis(

@@ -123,7 +123,7 @@ def _call_without_kernel(*arrays: Array, operation: FusedOperation) -> Arrays:
 
 
 def _tangent(*arrays: Array, operation: FusedOperation, active: tuple[int, ...]) -> Arrays:
-    """Computes the derivative of `plain` along the last arrays, the tangents of the arrays at the positions `active`."""
+    """Computes the derivative of `plain`; the last arrays are the tangents of the arrays at the positions `active`."""
     count = len(arrays) - len(active)
     primals, tangents = arrays[:count], arrays[count:]
 

@@ -1,9 +1,9 @@
-"""The plain network for images that fill only a part of their arrays, the valid region.
+"""Plain implementation for images that are only a part of their arrays, the valid region.
 
-The layers are those of `seemore_jax.network.seemore`. Before each convolution that pads with zeros, everything outside
-of the valid region is set to zero; means leave it out; and the context's summary is resized by the image's own size.
-The network is computed in the steps of `NetworkSteps`, so that it can also be applied to one strip of an image after
-the other.
+It applies the layers of `seemore_jax.network.seemore` with three changes. Everything outside of the valid region is set
+to zero before each convolution that pads with zeros. Means leave it out. The summary of the context is resized to the
+size of the image, not of the array. The computation has the steps of `NetworkSteps`, so that it can be applied to one
+strip of an image after the other.
 """
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.layers import gelu
-from seemore_jax.network.routing import Routing
+from seemore_jax.network.routing import Routing, stack_routings
 from seemore_jax.network.seemore import (
     GatedFeedForward,
     MixtureOfRankExpertsBlock,
@@ -20,7 +20,6 @@ from seemore_jax.network.seemore import (
     SeemoReNetwork,
     SpatialEnhancementExpertise,
     StripedConvolution,
-    stack_routings,
 )
 from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_axis, sum_inside
 
@@ -28,7 +27,16 @@ from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_a
 def apply_network(
     model: SeemoReNetwork, lr: Float[Array, "n h w 3"], region: ValidRegion
 ) -> tuple[Float[Array, "n sh sw 3"], Routing]:
-    """Computes `SeemoReNetwork.__call__` for images that fill the valid region of `lr`."""
+    """Computes `SeemoReNetwork.__call__` for the valid region of an array.
+
+    Args:
+      model: network.
+      lr: low-resolution images with values in [0, 1].
+      region: valid region of `lr`.
+
+    Returns:
+      As `plain.apply_network`.
+    """
     shallow = x = extract(model, lr, region)
     apply_group = jax.checkpoint(_apply_group) if model.config.rematerialize else _apply_group
     routings = []
@@ -52,18 +60,36 @@ def _apply_group(group: ResidualGroup, x: Array, region: ValidRegion) -> tuple[A
 
 
 def image_layout(shape: tuple[int, ...], config: SeemoReConfig, region: ValidRegion) -> ValidRegion:
-    """Returns what the other steps need to know about arrays of that height and width: their valid region."""
+    """Returns the layout of an image, an argument of the other steps: here, the valid region.
+
+    Args:
+      shape: height and width of the feature maps in pixels.
+      config: configuration of the network.
+      region: valid region of the feature maps.
+    """
     del shape, config
     return region
 
 
 def extract(model: SeemoReNetwork, lr: Float[Array, "n h w 3"], region: ValidRegion) -> Array:
-    """Returns the shallow features."""
+    """Returns the shallow features.
+
+    Args:
+      model: network.
+      lr: low-resolution images with values in [0, 1].
+      region: layout of the image.
+    """
     return model.shallow_features(mask_outside(model.center(lr), region))
 
 
 def embed(group: ResidualGroup, x: Array, region: ValidRegion) -> Array:
-    """Applies the dense convolution with which a residual group begins to LN(x)."""
+    """Returns the embedded features of a residual group: the dense convolution of LN(x).
+
+    Args:
+      group: residual group.
+      x: input of the group.
+      region: layout of the image.
+    """
     local = group.rank_modulating
     return local.mixture_block.embed(mask_outside(local.norm_1(x), region))
 
@@ -71,11 +97,16 @@ def embed(group: ResidualGroup, x: Array, region: ValidRegion) -> Array:
 def global_statistics(
     group: ResidualGroup, embedded: Array, region: ValidRegion
 ) -> tuple[Float[Array, "n c"], Float[Array, "n h2 w2 c"]]:
-    """Returns what the routing needs to know of the whole image.
+    """Computes the statistics of the whole image that the rest of a group needs.
+
+    Args:
+      group: residual group.
+      embedded: embedded features of the group.
+      region: layout of the image.
 
     Returns:
-      The sum of the features over the pixels that count, and the context after its first reduction by 4 (the context
-      itself if the network has no reductions).
+      The sum of the local features over the strip's own rows, float32, and the context after its first reduction by 4
+      (the context itself if `config.recursive` is 0).
     """
     block = group.rank_modulating.mixture_block
     features, context = _separate(block, embedded, region)
@@ -83,7 +114,13 @@ def global_statistics(
 
 
 def summarize(group: ResidualGroup, reduced: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h2 w2 c"]:
-    """Returns the context's summary, from the whole image's context after its first reduction."""
+    """Returns the summary of the context.
+
+    Args:
+      group: residual group.
+      reduced: context of the whole image after its first reduction by 4 (the context itself if there is none).
+      region: layout of the image.
+    """
     block = group.rank_modulating.mixture_block
     for _ in range(1, block.recursive):
         reduced = block.reduce(reduced)
@@ -93,7 +130,16 @@ def summarize(group: ResidualGroup, reduced: Float[Array, "n h w c"], region: Va
 def mix_summary(
     block: MixtureOfRankExpertsBlock, reduced: Float[Array, "n h w c"], region: ValidRegion | None
 ) -> Float[Array, "n h w c"]:
-    """Mixes the context after all its reductions; `region` is the one before them, None for a whole array."""
+    """Applies the two convolutions after the last reduction of the context.
+
+    Args:
+      block: mixture of rank experts.
+      reduced: context after all its reductions.
+      region: valid region of the context before the reductions; None if the image fills the array.
+
+    Returns:
+      The summary of the context.
+    """
     if region is not None:
         reduced = mask_outside(reduced, region.reduced(block.recursive))
     return block.context_pointwise(block.context_depthwise(reduced))
@@ -102,13 +148,32 @@ def mix_summary(
 def modulate(
     group: ResidualGroup, x: Array, embedded: Array, summary: Array, routing: Routing, region: ValidRegion
 ) -> Array:
-    """Computes the rest of a group after the routing. Features and context are computed once more."""
+    """Computes the rest of a residual group after the routing. It computes the features and the context again.
+
+    Args:
+      group: residual group.
+      x: input of the group.
+      embedded: embedded features of the group.
+      summary: summary of the context of the whole image.
+      routing: routing of the group.
+      region: layout of the image.
+
+    Returns:
+      The output of the group.
+    """
     features, context = _separate(group.rank_modulating.mixture_block, embedded, region)
     return _modulate(group, x, features, context, summary, routing, region)
 
 
 def reconstruct(model: SeemoReNetwork, x: Array, shallow: Array, region: ValidRegion) -> Float[Array, "n sh sw 3"]:
-    """Returns the image, from the features `x` after all groups and the shallow ones."""
+    """Returns the upscaled images.
+
+    Args:
+      model: network.
+      x: features after all residual groups.
+      shallow: shallow features.
+      region: layout of the image.
+    """
     x = model.deep_features(mask_outside(model.norm(x), region)) + shallow
     return model.assemble(model.upsampler(mask_outside(x, region)))
 
@@ -117,7 +182,7 @@ def reconstruct(model: SeemoReNetwork, x: Array, shallow: Array, region: ValidRe
 
 
 def _separate(block: MixtureOfRankExpertsBlock, embedded: Array, region: ValidRegion) -> tuple[Array, Array]:
-    """Returns local features and context."""
+    """Computes the local features and the context."""
     features, context = block.split(embedded)
     return gelu(_striped(block.local, features, region)), context
 

@@ -1,4 +1,8 @@
-"""The operations that the stages of TPU kernels consist of, once for XLA and once for the inside of Pallas kernels."""
+"""Array operations of the stages of TPU kernels, once for XLA and once for the inside of Pallas kernels.
+
+Both compute the same functions. Those for Pallas kernels have their own gradients, because Mosaic, the compiler of TPU
+kernels, cannot compile the gradients that JAX derives.
+"""
 
 import functools
 import math
@@ -12,16 +16,16 @@ from jaxtyping import Array, Float
 
 
 class Arithmetic(NamedTuple):
-    """The operations that stages consist of.
+    """Array operations of the stages. Arrays are (channels, pixels).
 
     Attributes:
-      shifted: (window, lanes) → the window rotated so that pixel p + lanes is at p.
-      parts: (array, count) → that many equal parts of the array's rows; inverts `stacked`.
-      crop: (window, chunk) → the chunk in the middle of the window.
-      product: (precision, matrix, x) → matrix · x, in one bfloat16 pass or at the given precision, with float32 sums.
+      shifted: (window, lanes) → the window, rotated so that pixel p + lanes is at position p.
+      parts: (array, count) → `count` equal parts of the array's rows; this inverts `stacked`.
+      crop: (window, chunk) → the `chunk` pixels in the middle of the window.
+      product: (precision, matrix, x) → matrix · x with sums in float32. Precision None is one bfloat16 pass.
       gelu: x → x·Φ(x).
-      normalize: (channels, scale, bias, x) → the LayerNorm over the first `channels` rows, eps 1e-6. The other rows are
-        padding; they are zero afterwards.
+      normalize: (channels, scale, bias, x) → LayerNorm over the first `channels` rows, with epsilon 1e-6. The other
+        rows are padding and become zero.
     """
 
     shifted: Callable[[Array, int], Array]
@@ -33,7 +37,14 @@ class Arithmetic(NamedTuple):
 
 
 def stacked(arrays: Sequence[Float[Array, "_ p"]]) -> Float[Array, "rows p"]:
-    """Concatenates arrays of whole sublanes along the channels."""
+    """Concatenates arrays along the channels.
+
+    Args:
+      arrays: arrays with the same number of pixels; their numbers of channels are multiples of 8.
+
+    Returns:
+      One array with all channels.
+    """
     return jnp.concatenate(arrays, axis=0)
 
 
@@ -76,18 +87,19 @@ def _normalize(
 
 
 def _standardized(channels: int, x: Array) -> tuple[Array, Array]:
+    """Returns (x − mean) / σ over the first `channels` rows, and 1 / σ."""
     centred = x - jnp.sum(x, axis=0, keepdims=True) / channels
     if channels != x.shape[0]:
         centred *= (jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0) < channels).astype(x.dtype)
     variance = jnp.sum(centred * centred, axis=0, keepdims=True) / channels
-    deviation = jax.lax.rsqrt(variance + 1e-6)
-    return centred * deviation, deviation
+    inverse_deviation = jax.lax.rsqrt(variance + 1e-6)
+    return centred * inverse_deviation, inverse_deviation
 
 
 IN_XLA = Arithmetic(_shifted, _parts, _crop, _product, _gelu, _normalize)
 
 
-# The same operations with gradients that Mosaic, the compiler of TPU kernels, can compile.
+# The same operations with their own gradients, for Pallas kernels.
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -140,17 +152,17 @@ _kernel_gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 def _normalize_forward(channels: int, scale: Array, bias: Array, x: Array) -> tuple[Array, Any]:
-    standard, deviation = _standardized(channels, x)
-    return standard * scale + bias, (scale, standard, deviation)
+    standardized, inverse_deviation = _standardized(channels, x)
+    return standardized * scale + bias, (scale, standardized, inverse_deviation)
 
 
 def _normalize_backward(channels: int, saved: Any, ct: Array) -> tuple[Array, Array, Array]:
-    scale, standard, deviation = saved
+    scale, standardized, inverse_deviation = saved
     scaled = ct * scale
-    along = jnp.sum(scaled * standard, axis=0, keepdims=True) / channels
+    product_mean = jnp.sum(scaled * standardized, axis=0, keepdims=True) / channels
     mean = jnp.sum(scaled, axis=0, keepdims=True) / channels
-    by_x = deviation * (scaled - mean - standard * along)
-    return jnp.sum(ct * standard, axis=1, keepdims=True), jnp.sum(ct, axis=1, keepdims=True), by_x
+    by_x = inverse_deviation * (scaled - mean - standardized * product_mean)
+    return jnp.sum(ct * standardized, axis=1, keepdims=True), jnp.sum(ct, axis=1, keepdims=True), by_x
 
 
 _kernel_normalize = jax.custom_vjp(_normalize, nondiff_argnums=(0,))

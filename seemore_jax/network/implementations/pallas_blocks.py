@@ -1,14 +1,14 @@
-"""The blocks of a residual group as stages, and their weights as matrices that act on channels in sublanes.
+"""Blocks of a residual group for TPU kernels: their stages, and their weights as matrices.
 
-A convolution is a product with one matrix: copies of the input, shifted by each column offset, are stacked along the
-channels; the product has a part for each row offset, and these parts are shifted and summed. The matrix of a depthwise
-convolution consists of diagonals: the matrix unit has time to spare here, the vector units have none.
+A convolution is computed as one matrix product. Copies of the input, shifted by each column offset, are stacked along
+the channels. The product has one part for each row offset; these parts are shifted and summed. The matrix of a
+depthwise convolution consists of diagonal matrices. Most of its products are zero, but the matrix unit is otherwise
+idle here, and the vector units are the bottleneck.
 """
 
 import functools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +25,7 @@ from seemore_jax.network.implementations.pallas_stages import (
     StageEnvironment,
     round_up,
 )
+from seemore_jax.network.layers import bias_of
 
 _NEIGHBOURS = (-1, 0, 1)
 
@@ -49,10 +50,10 @@ def _convolve(
     *,
     inner_bias: bool = False,
 ) -> Float[Array, "c chunk"]:
-    """Returns Σ over rows and columns of matrix[row, column] · (window at that offset), with zero padding.
+    """Returns Σ over row and column offsets of matrix[row, column] · (shifted window), with zero padding.
 
-    With `inner_bias`, the masks are stacked below the inputs, and the matrix has a column for the mask of offset 0.
-    This column is added wherever a row offset stays inside the image.
+    With `inner_bias`, the matrix has a column that is added wherever the row offset stays inside the image. For this,
+    the masks are stacked below the inputs, and the column is that of the mask of offset 0.
     """
     shifted = [env.shifted(window, column) * env.mask(column) if column else window for column in columns]
     if inner_bias:
@@ -76,6 +77,7 @@ def _gate(env: StageEnvironment, weights: BlockWeights, x: Array, values: Array,
 
 
 def _stripe_along_rows(env: StageEnvironment, weights: BlockWeights, query: Array) -> tuple[Array, ...]:
+    """Returns the depthwise 1×k convolution of the query."""
     reach = weights["row"].shape[1] // env.shape.rows // 2
     row = _convolve(env, weights["row"], query, range(-reach, reach + 1), (0,)) + weights["row_bias"]
     return (row,)
@@ -84,9 +86,10 @@ def _stripe_along_rows(env: StageEnvironment, weights: BlockWeights, query: Arra
 def _stripe_along_columns(
     kernel_size: int, env: StageEnvironment, weights: BlockWeights, x: Array, value: Array, row: Array
 ) -> tuple[Array, ...]:
-    """Returns x + conv1(column(row) · value).
+    """Returns x + conv1(column(row) · value), where `column` is the depthwise k×1 convolution.
 
-    Three rows are stacked, so that each part of the product sums three taps.
+    Three copies of the input, shifted by −1, 0 and 1 rows, are stacked, so that each part of the product sums three
+    taps.
     """
     width, centres = env.shape.width, stripe_centres(kernel_size)
     stack = stacked([env.shifted(row, offset * width) for offset in _NEIGHBOURS])
@@ -97,9 +100,12 @@ def _stripe_along_columns(
 
 
 def stripe_centres(kernel_size: int) -> list[int]:
-    """Returns the middle offsets of the taps of a stripe, taken in threes from its start.
+    """Returns the middle offset of each group of three consecutive taps of a stripe.
 
-    For 11 taps they are −4, −1, 2 and 5, which cover the offsets −5 to 6; offset 6 has no tap and gets zeros.
+    For 11 taps, they are −4, −1, 2 and 5. These groups contain the offsets −5 to 6; offset 6 has no tap and gets zeros.
+
+    Args:
+      kernel_size: number of taps.
     """
     return list(range(1 - kernel_size // 2, kernel_size // 2 + 2, 3))
 
@@ -109,12 +115,13 @@ def _normalized(env: StageEnvironment, weights: BlockWeights, x: Array) -> tuple
 
 
 def _embed(env: StageEnvironment, weights: BlockWeights, normalized: Array) -> tuple[Array, ...]:
-    """Returns features and context, the halves of conv1(GELU(conv3(normalized)))."""
+    """Returns features (before the striped convolution) and context, the halves of conv1(GELU(conv3(normalized)))."""
     embedded = _convolve(env, weights["embed"], normalized, _NEIGHBOURS, _NEIGHBOURS) + weights["embed_bias"]
     return env.arithmetic.parts(_linear(env, weights, "expand", env.arithmetic.gelu(embedded)), 2)
 
 
 def _local(env: StageEnvironment, weights: BlockWeights, features: Array) -> tuple[Array, ...]:
+    """Returns GELU(striped(features))."""
     striped = _convolve(env, weights["local"], features, _NEIGHBOURS, _NEIGHBOURS, inner_bias=True)
     return (env.arithmetic.gelu(striped + weights["local_bias"]),)
 
@@ -122,7 +129,7 @@ def _local(env: StageEnvironment, weights: BlockWeights, features: Array) -> tup
 def _mix(env: StageEnvironment, weights: BlockWeights, x: Array, features: Array, context: Array) -> tuple[Array, ...]:
     """Returns x + conv1(features + E(features, context)).
 
-    E is the image's experts, concatenated into one expert of rank Σr.
+    E is the image's chosen experts, concatenated into one expert of rank Σr.
     """
     rank = _linear(env, weights, "from_features", features) * _linear(env, weights, "from_context", context)
     mixed = features + _linear(env, weights, "up", rank)
@@ -133,16 +140,22 @@ def _mix(env: StageEnvironment, weights: BlockWeights, x: Array, features: Array
 
 
 def _with_biases(*names: str) -> tuple[str, ...]:
+    """Returns the names of weights, each followed by the name of its bias."""
     return tuple(one for name in names for one in (name, f"{name}_bias"))
 
 
 def _halo(shape: MapShape, rows: int, columns: int) -> int:
+    """Returns the number of pixels on each side for a filter that reads this many rows and columns on each side."""
     return round_up(rows * shape.width + columns, LANES)
 
 
 @functools.cache  # equal blocks are one object and share compiled programs
 def feed_forward(shape: MapShape) -> Block:
-    """Returns the block of x + GatedFFN(LN(x))."""
+    """Returns the block that computes x + GatedFFN(LN(x)), in the RME and the SME.
+
+    Args:
+      shape: shape of the feature maps.
+    """
     return Block(
         "feed_forward",
         (
@@ -164,7 +177,12 @@ def feed_forward(shape: MapShape) -> Block:
 
 @functools.cache  # equal blocks are one object and share compiled programs
 def enhancement(shape: MapShape, kernel_size: int) -> Block:
-    """Returns the block of x + SEE(LN(x))."""
+    """Returns the block that computes x + SEE(LN(x)) (paper, section 3.4).
+
+    Args:
+      shape: shape of the feature maps.
+      kernel_size: length of the striped convolutions in pixels.
+    """
     reach = kernel_size // 2
     return Block(
         "enhancement",
@@ -195,7 +213,11 @@ def enhancement(shape: MapShape, kernel_size: int) -> Block:
 
 @functools.cache  # equal blocks are one object and share compiled programs
 def embedding(shape: MapShape) -> Block:
-    """Returns the block of the features and context of MoRE(LN(x)), up to the router, which needs the whole image."""
+    """Returns the block that computes the local features and the context of MoRE(LN(x)) (paper, section 3.3).
+
+    Args:
+      shape: shape of the feature maps.
+    """
     halo = _halo(shape, 1, 1)
     return Block(
         "embedding",
@@ -219,29 +241,45 @@ def embedding(shape: MapShape) -> Block:
 
 @functools.cache  # equal blocks are one object and share compiled programs
 def mixing() -> Block:
-    """Returns the block of x + conv1(mixture of low-rank experts of features and context)."""
+    """Returns the block that computes x + conv1(a + E(a, k)) with the chosen experts E (paper, section 3.3)."""
     names = _with_biases("from_features", "from_context", "up", "project")
     stage = Stage(_mix, names, ("x", "features", "context"), ("y",))
     return Block("mixing", (stage,), ("x", "features", "context"), ("y",), reach=1)
 
 
-# BlockWeights.
+# Weights of blocks. Channels are padded with zeros to a multiple of 8 (`shape.rows`).
 
 
 def column(shape: MapShape, values: Float[Array, " c"]) -> Float[Array, "rows 1"]:
-    """Returns a value for each channel as a column, with zeros for the padding."""
+    """Returns one value for each channel as a column.
+
+    Args:
+      shape: shape of the feature maps.
+      values: one value for each channel.
+    """
     return jnp.pad(values, (0, shape.rows - shape.channels))[:, None]
 
 
 def matrix(shape: MapShape, kernel: Float[Array, "c d"]) -> Float[Array, "rows rows"]:
-    """Returns a 1×1 convolution's kernel as a matrix that acts from the left."""
+    """Returns the kernel of a 1×1 convolution as a matrix that multiplies feature maps from the left.
+
+    Args:
+      shape: shape of the feature maps.
+      kernel: kernel (in, out).
+    """
     return jnp.pad(kernel, ((0, shape.rows - shape.channels),) * 2).T
 
 
 def halves(
     shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None
 ) -> tuple[Float[Array, "rows2 rows"], Float[Array, "rows2 1"]]:
-    """Returns matrix and bias of a 1×1 convolution to 2C channels, reordered by `order`, each half padded by itself."""
+    """Returns the matrix and the bias of a 1×1 convolution to 2C channels; each half of the channels is padded.
+
+    Args:
+      shape: shape of the feature maps.
+      layer: the convolution.
+      order: indices by which the 2C output channels are reordered before; None keeps their order.
+    """
     channels = shape.channels
     order = np.arange(2 * channels) if order is None else order
     kernel, bias = layer.kernel[...][:, order], bias_of(layer)[order]
@@ -253,14 +291,30 @@ def halves(
 
 
 def dense_taps(shape: MapShape, kernel: Float[Array, "kh kw c d"]) -> Float[Array, "m k"]:
-    """Returns the matrix of `_convolve` for a dense convolution."""
+    """Returns the matrix of a dense convolution.
+
+    Args:
+      shape: shape of the feature maps.
+      kernel: kernel (KH, KW, in, out).
+
+    Returns:
+      A matrix (KH·rows, KW·rows): one part for each row offset, and one column block for each column offset.
+    """
     extra = (0, shape.rows - shape.channels)
     padded = jnp.pad(kernel, ((0, 0), (0, 0), extra, extra)).transpose(0, 3, 1, 2)
     return padded.reshape(kernel.shape[0] * shape.rows, kernel.shape[1] * shape.rows)
 
 
 def depthwise_taps(shape: MapShape, kernel: Float[Array, "kh kw 1 c"]) -> Float[Array, "m k"]:
-    """Returns the matrix of `_convolve` for a depthwise convolution: a diagonal for each tap."""
+    """Returns the matrix of a depthwise convolution, which has one diagonal matrix for each tap.
+
+    Args:
+      shape: shape of the feature maps.
+      kernel: kernel (KH, KW, 1, C).
+
+    Returns:
+      A matrix (KH·rows, KW·rows), as for `dense_taps`.
+    """
     padded = jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (0, shape.rows - shape.channels)))
     diagonals = (
         padded.transpose(0, 2, 1)[..., None] * jnp.eye(shape.rows, dtype=jnp.float32)[:, None, :]
@@ -269,7 +323,12 @@ def depthwise_taps(shape: MapShape, kernel: Float[Array, "kh kw 1 c"]) -> Float[
 
 
 def column_stripe_taps(shape: MapShape, kernel: Float[Array, "k 1 1 c"]) -> Float[Array, "m k3"]:
-    """Returns the matrix of a column stripe whose taps are taken in threes."""
+    """Returns the matrix of a k×1 stripe with groups of three taps, as `stripe_centres` describes them.
+
+    Args:
+      shape: shape of the feature maps.
+      kernel: kernel (k, 1, 1, C).
+    """
     size = kernel.shape[0]
     count = len(stripe_centres(size))
     taps = jnp.pad(kernel[:, 0, 0], ((0, 3 * count - size), (0, 0)))
@@ -277,16 +336,30 @@ def column_stripe_taps(shape: MapShape, kernel: Float[Array, "k 1 1 c"]) -> Floa
 
 
 def local_weights(shape: MapShape, row: nnx.Conv, col: nnx.Conv) -> dict[str, Array]:
-    """Returns a 1×3 and a 3×1 stripe as one 3×3 convolution; the row's bias counts only where the column has pixels."""
+    """Returns the weights of a 1×3 and a 3×1 stripe as one 3×3 depthwise convolution.
+
+    The bias of the row filter passes through the column filter, which pads with zeros. Therefore it is added only where
+    the taps of the column filter are inside the image (`inner_bias` of `_convolve`).
+
+    Args:
+      shape: shape of the feature maps.
+      row: depthwise 1×3 convolution.
+      col: depthwise 3×1 convolution.
+    """
     vertical, horizontal = col.kernel[...], row.kernel[...]
     taps = depthwise_taps(shape, vertical * horizontal)
     inner = jnp.concatenate([column(shape, vertical[i, 0, 0] * bias_of(row)) for i in range(3)])
-    masks = jnp.pad(inner, ((0, 0), (1, SUBLANES - 2)))  # the mask of offset 0 is the second of the masks
+    masks = jnp.pad(inner, ((0, 0), (1, SUBLANES - 2)))  # the second mask has offset 0
     return {"local": jnp.concatenate([taps, masks], axis=1), "local_bias": column(shape, bias_of(col))}
 
 
 def linear_weights(shape: MapShape, **layers: nnx.Linear) -> dict[str, Array]:
-    """Returns matrices and biases of 1×1 convolutions of C channels."""
+    """Returns the matrices and biases of 1×1 convolutions from C to C channels.
+
+    Args:
+      shape: shape of the feature maps.
+      **layers: the convolutions by the names of their matrices.
+    """
     weights = {}
     for name, layer in layers.items():
         weights[name] = matrix(shape, layer.kernel[...])
@@ -295,12 +368,11 @@ def linear_weights(shape: MapShape, **layers: nnx.Linear) -> dict[str, Array]:
 
 
 def norm_weights(shape: MapShape, norm: nnx.LayerNorm) -> dict[str, Array]:
-    """Returns scale and bias of a LayerNorm."""
+    """Returns the scale and the bias of a LayerNorm.
+
+    Args:
+      shape: shape of the feature maps.
+      norm: the LayerNorm.
+    """
     assert norm.scale is not None
     return {"norm": column(shape, norm.scale[...]), "norm_bias": column(shape, bias_of(norm))}
-
-
-def bias_of(layer: nnx.Linear | nnx.Conv | nnx.LayerNorm) -> Array:
-    """Returns the bias of a layer that has one."""
-    assert layer.bias is not None
-    return jax.numpy.asarray(layer.bias[...])

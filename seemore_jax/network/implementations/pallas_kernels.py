@@ -1,8 +1,8 @@
-"""Pallas kernels that compute a block of stages with a whole image in VMEM, forward and backward.
+"""Pallas kernels that compute a block of stages, forward and backward, with a whole image in VMEM.
 
-The forward kernel applies the stages in order. The backward kernel recomputes the maps from the block's inputs, then
-goes through the stages in reverse; JAX differentiates each stage inside the kernel. XLA computes the same stages, an
-image at once, where an image does not fit into VMEM.
+The forward kernel applies the stages in order. The backward kernel recomputes the maps from the block's inputs and then
+goes through the stages in reverse order; JAX differentiates each stage inside the kernel. If an image does not fit into
+VMEM, XLA computes the same stages.
 """
 
 import dataclasses
@@ -37,17 +37,17 @@ def apply(
     per_image: BlockWeights,
     maps: Sequence[Float[Array, "n rows lanes"]],
 ) -> tuple[Float[Array, "n rows lanes"], ...]:
-    """Applies a block: by the Pallas kernel where the image fits into VMEM, otherwise by XLA.
+    """Applies a block, by a Pallas kernel if the image fits into VMEM, otherwise by XLA.
 
     Args:
-      block: the block.
-      shape: shape of the maps, whose arrays are padded to (N, `shape.rows`, `shape.lanes`).
-      weights: matrices and columns that all images share, float32.
-      per_image: weights that each image has its own of, (N, …), float32.
-      maps: the block's inputs, in the compute dtype.
+      block: block to apply.
+      shape: shape of the feature maps; their arrays are padded to (N, `shape.rows`, `shape.lanes`).
+      weights: weights that all images share, float32: matrices, and columns (rows, 1).
+      per_image: weights that differ between images, (N, …), float32.
+      maps: inputs of the block, in the compute dtype.
 
     Returns:
-      The block's outputs, in the compute dtype.
+      The outputs of the block, in the compute dtype.
     """
     weights, per_image = dict(weights), dict(per_image)
     if not block.fits(shape):
@@ -57,12 +57,20 @@ def apply(
 
 
 def _leaves(weights: BlockWeights) -> list[Array]:
+    """Returns the weights in the order of their names."""
     return [weights[name] for name in sorted(weights)]
 
 
 @functools.cache
 def fused(block: Block, shape: MapShape, shared: tuple[str, ...], own: tuple[str, ...]) -> FusedOperation:
-    """Returns the block as an operation on the weights in `shared`, those in `own`, and the maps, in this order."""
+    """Returns a block as a fused operation on the weights in `shared`, those in `own`, and the maps, in this order.
+
+    Args:
+      block: the block.
+      shape: shape of the feature maps.
+      shared: names of the weights that all images share.
+      own: names of the weights that differ between images.
+    """
     kernels = _BlockKernels(block, shape, shared, own)
     batched = tuple(range(len(shared), kernels.weight_count + len(block.inputs)))
     return FusedOperation(block.name, kernels.by_xla, kernels.forward, kernels.backward, batched)
@@ -70,13 +78,13 @@ def fused(block: Block, shape: MapShape, shared: tuple[str, ...], own: tuple[str
 
 @dataclasses.dataclass(frozen=True)
 class _BlockKernels:
-    """The functions of a block's `FusedOperation`.
+    """Functions of a block's `FusedOperation`.
 
     Attributes:
       block: the block.
-      shape: shape of the maps.
+      shape: shape of the feature maps.
       shared: names of the weights that all images share.
-      own: names of the weights that each image has its own of.
+      own: names of the weights that differ between images.
     """
 
     block: Block
@@ -114,9 +122,9 @@ class _BlockKernels:
         results: Sequence[jax.ShapeDtypeStruct],
         buffers: int,
     ) -> Arrays:
-        """Runs a kernel for each image in turn: compiled by Mosaic on a TPU, interpreted elsewhere.
+        """Runs a kernel for each image in turn: compiled on a TPU, interpreted on other platforms.
 
-        The choice is made when the program is lowered, so that a host with only a CPU compiles real kernels for a TPU.
+        JAX chooses when it lowers the program, so that a host with only a CPU can compile a program for a TPU.
         """
         block, shape = self.block, self.shape
         masks = column_masks(shape, block.reach, block.halo)
@@ -127,7 +135,7 @@ class _BlockKernels:
             grid=(arrays[self.weight_count].shape[0],),
             in_specs=[_spec(array.shape) for array in arguments],
             out_specs=[_spec(result.shape) for result in results],
-            # Inside a kernel, the mesh axes over which arrays vary play no part.
+            # The kernel ignores the axes of the mesh over which arrays vary.
             out_shape=[result.update(manual_axis_type=jax.sharding.ManualAxisType()) for result in results],
             scratch_shapes=[pltpu.VMEM((shape.rows, shape.lanes + 2 * block.halo), jnp.float32)] * buffers,
             name=f"{block.name}_{name}",
@@ -160,7 +168,7 @@ class _BlockKernels:
 
         self._clear_gradients(gradients)
         run.clear_surroundings()
-        for stage in block.stages[:-1]:  # no stage reads what the last one writes
+        for stage in block.stages[:-1]:  # no stage reads the maps of the last one
             run.forward(stage)
         known = set(block.outputs)
         for i in reversed(range(len(block.stages))):
@@ -174,7 +182,7 @@ class _BlockKernels:
         return masks, weights, rest[len(weights) :]
 
     def _clear_gradients(self, gradients: Mapping[str, Any]) -> None:
-        """Sets the gradients to zero: shared ones before the first image, each image's own ones before each image."""
+        """Sets the gradients to zero: those of shared weights before the first image, the others before each image."""
 
         @pl.when(pl.program_id(0) == 0)
         def _() -> None:
@@ -186,7 +194,7 @@ class _BlockKernels:
 
 
 def _spec(shape: tuple[int, ...]) -> pl.BlockSpec:
-    """Returns which part of an array the kernel of an image sees: arrays (N, …) have a part for each image."""
+    """Returns which part of an array the kernel reads for one image: arrays (N, …) have one part for each image."""
     if len(shape) == 3:
         return pl.BlockSpec((1, *shape[1:]), lambda i: (i, 0, 0))
     return pl.BlockSpec(shape, lambda i: (0,) * len(shape))
@@ -201,28 +209,28 @@ def _returned_ct(name: str) -> str:
 
 
 class _Maps:
-    """The maps of one image inside a kernel: float32 chunks of arrays in HBM and of buffers in VMEM.
+    """Feature maps of one image inside a kernel: blocks of arrays in HBM, and buffers in VMEM; chunks are float32.
 
-    A buffer has `halo` zeros on each side: the zero padding of convolutions.
+    A buffer has `halo` zeros on each side, the zero padding of convolutions.
     """
 
     def __init__(self, block: Block, shape: MapShape, blocks: Mapping[str, Any], buffers: Mapping[str, Any]) -> None:
         self._block, self._shape, self._blocks, self._buffers = block, shape, blocks, buffers
 
     def clear(self, names: Sequence[str]) -> None:
-        """Sets buffers to zero, with their halo."""
+        """Sets buffers and their halos to zero."""
         for name in names:
             self._buffers[name][...] = jnp.zeros_like(self._buffers[name])
 
     def read(self, name: str, start: Any, halo: int = 0) -> Array:
-        """Reads the chunk that begins at pixel `start`, with `halo` pixels on each side."""
+        """Returns the chunk that begins at pixel `start`, and `halo` more pixels on each side."""
         length = self._shape.chunk + 2 * halo
         if name in self._blocks:
             return self._blocks[name][0, :, pl.ds(start, length)].astype(jnp.float32)
         return self._buffers[name][:, pl.ds(start + self._block.halo - halo, length)]
 
     def write(self, name: str, start: Any, chunk: Array) -> None:
-        """Writes a chunk. A backward kernel has no room for the block's outputs: they are dropped."""
+        """Writes the chunk that begins at pixel `start`; drops outputs of the block in a backward kernel."""
         if name in self._blocks:
             block = self._blocks[name]
             block[0, :, pl.ds(start, self._shape.chunk)] = chunk.astype(block.dtype)
@@ -230,20 +238,20 @@ class _Maps:
             self._buffers[name][:, pl.ds(start + self._block.halo, self._shape.chunk)] = chunk
 
     def add(self, name: str, start: Any, window: Array, halo: int = 0) -> None:
-        """Adds a window to the chunk that begins at pixel `start`, and to `halo` pixels on each side."""
+        """Adds a window to the chunk that begins at pixel `start`, and to `halo` more pixels on each side."""
         self._buffers[name][:, pl.ds(start + self._block.halo - halo, window.shape[1])] += window
 
 
 @dataclasses.dataclass(frozen=True)
 class _StageRunner:
-    """Runs stages over all chunks of an image inside a kernel.
+    """Loop of a stage over all chunks of an image inside a kernel.
 
     Attributes:
-      block: the block of the stages.
-      shape: shape of the maps.
-      masks: reference to `column_masks`.
+      block: block of the stages.
+      shape: shape of the feature maps.
+      masks: reference to the array of `column_masks`.
       weights: references to the weights.
-      maps: the maps.
+      maps: feature maps.
     """
 
     block: Block
@@ -253,7 +261,7 @@ class _StageRunner:
     maps: _Maps
 
     def clear_surroundings(self) -> None:
-        """Sets the halos to zero, once for all images: stages write only inside of them."""
+        """Sets the halos to zero before the first image. Stages do not write to them."""
         around = {name for stage in self.block.stages for name in stage.around}
 
         @pl.when(pl.program_id(0) == 0)
@@ -261,7 +269,7 @@ class _StageRunner:
             self.maps.clear(sorted(around))
 
     def forward(self, stage: Stage) -> None:
-        """Runs a stage."""
+        """Runs the forward pass of a stage."""
 
         def body(start: Any) -> None:
             env = self._environment(stage, start)
@@ -275,10 +283,10 @@ class _StageRunner:
         """Runs the backward pass of a stage.
 
         Args:
-          stage: the stage.
-          gradients: references to the gradients of the weights; the stage adds to them.
-          known: names of the maps that have a cotangent already; the maps that the stage reads are added to this set.
-          last_to_add: names of the block's inputs whose cotangent is complete after this stage, and returned.
+          stage: stage to run.
+          gradients: references to the gradients of the weights, to which the stage adds.
+          known: names of the maps that already have a cotangent. The maps that the stage reads are added to this set.
+          last_to_add: names of the block's inputs whose cotangents are complete after this stage; it returns them.
         """
         self.maps.clear([_ct(name) for name in stage.around if name not in known])
         known |= set(stage.around)
@@ -325,7 +333,7 @@ class _StageRunner:
 
 
 def _mask_padding(env: StageEnvironment, chunk: Array) -> Array:
-    """Sets the lanes beyond the image's last pixel to zero."""
+    """Sets the pixels beyond the last pixel of the image to zero."""
     padded = env.shape.lanes != env.shape.pixels
     return chunk * env.crop(env.mask(0)) if padded else chunk
 
@@ -333,7 +341,7 @@ def _mask_padding(env: StageEnvironment, chunk: Array) -> Array:
 def _by_xla(
     block: Block, shape: MapShape, weights: BlockWeights, per_image: BlockWeights, maps: Sequence[Array]
 ) -> tuple[Array, ...]:
-    """Applies the stages without Pallas, each to whole images."""
+    """Applies the stages of a block to whole images, without Pallas."""
     dtype = maps[0].dtype
 
     def one_image(per_image: BlockWeights, *maps: Array) -> tuple[Array, ...]:

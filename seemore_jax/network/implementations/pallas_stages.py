@@ -1,8 +1,9 @@
-"""Blocks of the network as lists of stages, which the TPU's kernels apply to one chunk of pixels after the other.
+"""Blocks of the network as lists of stages, for TPU kernels.
 
-Feature maps are (N, C, P): channels in sublanes, the P = H·W pixels of an image in lanes, row after row. A stage reads
-chunks of some maps, with their neighbourhood if a convolution follows, and writes the same chunk of other maps. Only
-the block's inputs and outputs are in HBM. `pallas_kernels` runs blocks; `pallas_blocks` has those of SeemoRe.
+A kernel applies a stage to one chunk of pixels after the other. Feature maps are (N, C, P): channels in sublanes, and
+the P = H·W pixels of an image in lanes, row after row. A stage reads the same chunk of some maps, with neighbouring
+pixels if it contains a convolution, and writes this chunk of other maps. Only the inputs and outputs of a block are in
+HBM. The module `pallas_kernels` runs blocks, and `pallas_blocks` defines those of SeemoRe.
 """
 
 import dataclasses
@@ -20,9 +21,9 @@ from seemore_jax.network.implementations.pallas_arithmetic import Arithmetic
 
 LANES = 128
 SUBLANES = 8
-# Longer chunks recompute less of their neighbourhood; shorter ones keep more values in registers.
+# Pixels of a chunk. Long chunks recompute fewer neighbouring pixels; short chunks keep more values in registers.
 _CHUNK = 1024
-# A v5e or v6e has 128 MiB; the compiler needs the rest.
+# VMEM for feature maps. A v5e or v6e has 128 MiB; the compiler needs the rest.
 VMEM_BYTES = 100 * 2**20
 
 BlockWeights = Mapping[str, Array]
@@ -30,7 +31,13 @@ BlockWeights = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class MapShape:
-    """Shape of the feature maps: `channels` of `height`×`width` pixels; and the precision of products."""
+    """Shape of feature maps, and the precision of matrix products.
+
+    Attributes:
+      channels: number of channels C.
+      height, width: size of the images in LR pixels.
+      precision: precision of matrix products; None is one bfloat16 pass.
+    """
 
     channels: int
     height: int
@@ -39,9 +46,14 @@ class MapShape:
 
     @classmethod
     def of(cls, height: int, width: int, config: SeemoReConfig) -> "MapShape":
-        """Returns the shape of a network's feature maps for images of this size, in LR pixels."""
+        """Returns the shape of a network's feature maps.
+
+        Args:
+          height, width: size of the images in LR pixels.
+          config: configuration of the network.
+        """
         bfloat16 = config.compute_dtype == "bfloat16" or config.precision == "default"
-        # Mosaic, the compiler of TPU kernels, knows two precisions: one pass in bfloat16, and float32.
+        # Mosaic, the compiler of TPU kernels, supports two precisions: one pass in bfloat16, and float32.
         precision = None if bfloat16 else jax.lax.Precision.HIGHEST
         return cls(config.embedding_dim, height, width, precision)
 
@@ -52,7 +64,7 @@ class MapShape:
 
     @property
     def rows(self) -> int:
-        """Number of channels, padded to whole sublanes."""
+        """Number of channels, rounded up to a multiple of 8 sublanes."""
         return round_up(self.channels, SUBLANES)
 
     @property
@@ -62,19 +74,22 @@ class MapShape:
 
     @property
     def lanes(self) -> int:
-        """Number of pixels, padded to whole chunks."""
+        """Number of pixels, rounded up to a multiple of the chunk."""
         return round_up(self.pixels, self.chunk)
 
 
 class StageEnvironment(NamedTuple):
-    """What a stage needs to know besides its weights and windows.
+    """Arguments of a stage besides its weights and windows: shape, masks, and array operations.
+
+    A window is a chunk with neighbouring pixels on each side.
 
     Attributes:
       shape: shape of the feature maps.
-      masks: for each column offset from −reach to reach, 1 where the pixel at that offset lies in the same image row.
-      reach: the largest column offset.
+      masks: one row for each column offset from −reach to reach: 1 where the pixel at this offset is in the same row of
+        the image, otherwise 0.
+      reach: largest column offset of the stages.
       chunk: number of pixels in the chunk.
-      arithmetic: the operations, for XLA or for kernels.
+      arithmetic: array operations, for XLA or for Pallas kernels.
     """
 
     shape: MapShape
@@ -84,38 +99,61 @@ class StageEnvironment(NamedTuple):
     arithmetic: Arithmetic
 
     def mask(self, offset: int) -> Float[Array, "1 window"]:
-        """Returns the mask of a column offset."""
+        """Returns the mask of a column offset.
+
+        Args:
+          offset: column offset in pixels, from −reach to reach.
+        """
         return self.masks[self.reach + offset : self.reach + offset + 1]
 
     def crop(self, window: Float[Array, "c window"]) -> Float[Array, "c chunk"]:
-        """Returns the chunk in the middle of a window."""
+        """Returns the chunk in the middle of a window.
+
+        Args:
+          window: a chunk with neighbouring pixels.
+        """
         return self.arithmetic.crop(window, self.chunk)
 
     def shifted(self, window: Float[Array, "c window"], lanes: int) -> Float[Array, "c window"]:
-        """Shifts a window so that pixel p + lanes is at p. Lanes that wrap around the end are not valid."""
+        """Returns a window, shifted so that pixel p + lanes is at position p.
+
+        Args:
+          window: a chunk with neighbouring pixels.
+          lanes: offset in pixels. Pixels that wrap around the end of the window are not valid.
+        """
         return self.arithmetic.shifted(window, lanes) if lanes else window
 
     def product(self, matrix: Float[Array, "m k"], x: Float[Array, "k p"]) -> Float[Array, "m p"]:
-        """Multiplies by a matrix from the left, at the precision of the maps."""
+        """Returns matrix · x, at the precision of the feature maps.
+
+        Args:
+          matrix: matrix (m, k).
+          x: array (k, p).
+        """
         return self.arithmetic.product(self.shape.precision, matrix, x)
 
     def normalize(
         self, scale: Float[Array, "rows 1"], bias: Float[Array, "rows 1"], x: Float[Array, "rows p"]
     ) -> Float[Array, "rows p"]:
-        """Applies LayerNorm over the channels."""
+        """Returns the LayerNorm of x over the channels.
+
+        Args:
+          scale, bias: parameters of the LayerNorm as columns.
+          x: array (rows, p).
+        """
         return self.arithmetic.normalize(self.shape.channels, scale, bias, x)
 
 
 class Stage(NamedTuple):
-    """A step of a block, applied to one chunk of pixels after the other.
+    """Step of a block that is applied to one chunk of pixels after the other.
 
     Attributes:
       function: (env, weights, *windows) → a tuple of chunks.
       weights: names of the weights that the function uses.
       reads: names of the maps that the function reads.
       writes: names of the maps that the function writes.
-      halo: number of pixels on each side of a chunk in the windows of the maps in `around`.
-      around: those maps in `reads` that are read with their neighbourhood.
+      halo: number of neighbouring pixels on each side of a chunk, for the maps in `around`.
+      around: names of the maps in `reads` that the function reads with neighbouring pixels.
     """
 
     function: Callable[..., tuple[Array, ...]]
@@ -126,20 +164,24 @@ class Stage(NamedTuple):
     around: tuple[str, ...] = ()
 
     def halo_of(self, name: str) -> int:
-        """Returns the number of pixels on each side with which this map is read."""
+        """Returns the number of neighbouring pixels on each side that the stage reads of a map.
+
+        Args:
+          name: name of the map.
+        """
         return self.halo if name in self.around else 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A list of stages that one kernel computes, and which of their maps are in HBM.
+    """Stages that one kernel computes.
 
     Attributes:
       name: name of the kernels.
-      stages: the stages in order.
-      inputs: maps that the kernel reads from HBM; stages read them without neighbourhood.
-      outputs: maps that the kernel writes to HBM; no stage reads them.
-      reach: the largest column offset in any stage.
+      stages: stages in their order.
+      inputs: names of the maps that the kernel reads from HBM. Stages read them without neighbouring pixels.
+      outputs: names of the maps that the kernel writes to HBM. No stage reads them.
+      reach: largest column offset of all stages.
     """
 
     name: str
@@ -156,27 +198,42 @@ class Block:
 
     @property
     def halo(self) -> int:
-        """The largest halo of any stage."""
+        """Largest halo of all stages, in pixels."""
         return max(stage.halo for stage in self.stages)
 
     def fits(self, shape: MapShape) -> bool:
-        """Returns whether the backward kernel's maps fit into VMEM; the forward kernel needs fewer."""
+        """Returns whether the maps of the backward kernel fit into VMEM. The forward kernel has fewer maps.
+
+        Args:
+          shape: shape of the feature maps.
+        """
         row = shape.rows * (shape.lanes + 2 * self.halo) * 4
         buffers = 2 * len(self.buffers) + len(self.inputs)
-        streamed = 2 * (2 * len(self.inputs) + len(self.outputs))  # double-buffered, at most float32
+        streamed = 2 * (2 * len(self.inputs) + len(self.outputs))  # two buffers for each, at most float32
         masks = round_up(2 * self.reach + 1, SUBLANES) * (shape.lanes + 2 * self.halo) * 4
         return (buffers + streamed) * row + 2 * masks < VMEM_BYTES
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Rounds up to the next multiple."""
+    """Returns the smallest multiple that is not below a value.
+
+    Args:
+      value: value to round up.
+      multiple: positive number; the result is divisible by it.
+    """
     return math.ceil(value / multiple) * multiple
 
 
 def column_masks(shape: MapShape, reach: int, halo: int) -> Float[Array, "offsets lanes"]:
-    """For each column offset from −reach to reach, 1 where a pixel at that offset is in the same row of the shape.
+    """Returns the masks of `StageEnvironment` for a whole image.
 
-    Padded to whole sublanes, and with `halo` zeros on each side.
+    Args:
+      shape: shape of the feature maps.
+      reach: largest column offset in pixels.
+      halo: number of zeros on each side of the pixels.
+
+    Returns:
+      One row for each column offset from −reach to reach, padded to a multiple of 8 rows.
     """
     columns = np.arange(shape.pixels) % shape.width
     offsets = np.arange(-reach, reach + 1)[:, None]

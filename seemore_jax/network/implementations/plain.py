@@ -1,7 +1,7 @@
-"""The plain implementation: the layers of `seemore_jax.network.seemore` as XLA compiles them.
+"""Plain implementation: the layers of `seemore_jax.network.seemore`, compiled by XLA.
 
-It works on every backend, and all others are tested against it. Images that fill only a part of their arrays are left
-to `padded`.
+It works on every backend and is the reference for all other implementations. The module `padded` computes images that
+are only a part of their arrays.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import padded
-from seemore_jax.network.routing import Routing
-from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork, stack_routings
+from seemore_jax.network.routing import Routing, stack_routings
+from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork
 from seemore_jax.network.valid_region import ValidRegion
 
 # Applies all residual groups: groups, features, configuration → features, routing.
@@ -22,7 +22,16 @@ ApplyGroups = Callable[[Sequence[ResidualGroup], Array, SeemoReConfig], tuple[Ar
 def apply_groups(
     groups: Sequence[ResidualGroup], x: Float[Array, "n h w c"], config: SeemoReConfig
 ) -> tuple[Float[Array, "n h w c"], Routing]:
-    """Returns the features after all groups, and the routing with a `groups` axis."""
+    """Applies all residual groups.
+
+    Args:
+      groups: residual groups.
+      x: shallow features.
+      config: configuration of the network.
+
+    Returns:
+      The features after all groups, and the routing with a `groups` axis.
+    """
     routings = []
     for group in groups:
         x, routing = (jax.checkpoint(group) if config.rematerialize else group)(x)
@@ -40,13 +49,14 @@ def apply_network(
     """Computes `SeemoReNetwork.__call__`.
 
     Args:
-      model: the network.
-      lr: images with values in [0, 1].
-      region: the part of `lr` that the images fill; None if they fill all of it.
-      groups: applies the residual groups.
+      model: network.
+      lr: low-resolution images with values in [0, 1].
+      region: valid region of `lr`; None if the images fill the array.
+      groups: function that applies the residual groups.
 
     Returns:
-      The upscaled images, and the routing with a `groups` axis.
+      float32 images of s times the size, and the routing with a `groups` axis. Pixels outside of the valid region are
+      arbitrary.
     """
     if region is not None:
         return padded.apply_network(model, lr, region)

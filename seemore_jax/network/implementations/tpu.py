@@ -1,8 +1,9 @@
-"""The residual groups for a TPU: channels in sublanes and pixels in lanes, each block one fused kernel.
+"""Implementation for a TPU: each block of a residual group is one fused kernel.
 
-Between blocks, feature maps are (N, C padded to whole sublanes, H·W padded to whole chunks): the arrays that a TPU's
-tiles fit, where (N, H, W, C) would fill 36 or 64 of 128 lanes. The router and the context's summary are small and left
-to XLA. The groups are one `lax.scan`: compiled once, whatever their number.
+Between blocks, feature maps are (N, rows, lanes): the channels in sublanes, padded to a multiple of 8, and the H·W
+pixels in lanes, padded to a multiple of a chunk. The layout (N, H, W, C) would use only 36 or 48 of 128 lanes. XLA
+computes the router and the summary of the context, which are small. The groups are one `lax.scan`, which is compiled
+once for any number of groups.
 """
 
 import functools
@@ -21,27 +22,27 @@ from seemore_jax.network.implementations import pallas_blocks as blocks
 from seemore_jax.network.implementations import plain
 from seemore_jax.network.implementations.pallas_kernels import apply
 from seemore_jax.network.implementations.pallas_stages import SUBLANES, BlockWeights, MapShape, round_up
-from seemore_jax.network.layers import gelu, resize_bilinear
+from seemore_jax.network.layers import bias_of, gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
 from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
 
-# Up to this many pixels, the context is reduced and resized by products with dense matrices.
+# For images of at most this many pixels, products with dense matrices reduce and resize the context.
 _DENSE_PIXELS = 8192
 
 FeatureLanes = Float[Array, "n rows lanes"]
 
 
 class GroupWeights(NamedTuple):
-    """A residual group's parameters as the blocks take them.
+    """Parameters of a residual group in the form that the blocks take.
 
     Attributes:
-      embedding: of `blocks.embedding`.
-      mixing: of `blocks.mixing`, without the experts.
-      experts: those of all experts, stacked.
-      context: kernels and biases of the context's summary.
-      router: (C, num_experts).
-      enhancement: of `blocks.enhancement`.
-      feed_forwards: of the two of `blocks.feed_forward`.
+      embedding: weights of `blocks.embedding`.
+      mixing: weights of `blocks.mixing` without those of the experts.
+      experts: weights of all experts, stacked.
+      context: kernels and biases of the summary of the context.
+      router: kernel of the router, (C, num_experts).
+      enhancement: weights of `blocks.enhancement`.
+      feed_forwards: weights of `blocks.feed_forward` in the RME and in the SME.
     """
 
     embedding: dict[str, Array]
@@ -58,7 +59,16 @@ def apply_groups(
     x: Float[Array, "n h w c"],
     config: SeemoReConfig,
 ) -> tuple[Float[Array, "n h w c"], Routing]:
-    """As `plain.apply_groups`."""
+    """Applies all residual groups.
+
+    Args:
+      groups: residual groups.
+      x: shallow features.
+      config: configuration of the network.
+
+    Returns:
+      The features after all groups, and the routing with a `groups` axis.
+    """
     shape = MapShape.of(x.shape[1], x.shape[2], config)
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]
@@ -69,7 +79,7 @@ def apply_groups(
         return apply_group(weights, x, shape, config)
 
     if config.rematerialize:
-        step = jax.checkpoint(step, prevent_cse=False)  # a scan is a barrier by itself
+        step = jax.checkpoint(step, prevent_cse=False)  # inside a scan, no barrier is needed
     maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), shape), weights)
     return from_map(maps, shape), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
 
@@ -81,7 +91,17 @@ apply_network = functools.partial(plain.apply_network, groups=apply_groups)
 def apply_group(
     weights: GroupWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> tuple[FeatureLanes, Routing]:
-    """Applies one residual group."""
+    """Applies one residual group.
+
+    Args:
+      weights: parameters of the group.
+      x: input, in the layout of `to_map`.
+      shape: shape of the feature maps.
+      config: configuration of the network.
+
+    Returns:
+      The output of the group, and its routing.
+    """
     x, routing = apply_mixture(weights, x, shape, config)
     x = apply_feed_forward(weights.feed_forwards[0], x, shape)
     x = apply_enhancement(weights.enhancement, x, shape, config)
@@ -89,19 +109,39 @@ def apply_group(
 
 
 def apply_feed_forward(weights: BlockWeights, x: FeatureLanes, shape: MapShape) -> FeatureLanes:
-    """Returns x + GatedFFN(LN(x))."""
+    """Returns x + GatedFFN(LN(x)).
+
+    Args:
+      weights: weights of `blocks.feed_forward`.
+      x: input, in the layout of `to_map`.
+      shape: shape of the feature maps.
+    """
     return apply(blocks.feed_forward(shape), shape, weights, {}, [x])[0]
 
 
 def apply_enhancement(weights: BlockWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig) -> FeatureLanes:
-    """Returns x + SEE(LN(x))."""
+    """Returns x + SEE(LN(x)) (paper, section 3.4).
+
+    Args:
+      weights: weights of `blocks.enhancement`.
+      x: input, in the layout of `to_map`.
+      shape: shape of the feature maps.
+      config: configuration of the network.
+    """
     return apply(blocks.enhancement(shape, config.global_kernel_size), shape, weights, {}, [x])[0]
 
 
 def apply_mixture(
     weights: GroupWeights, x: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> tuple[FeatureLanes, Routing]:
-    """Returns x + MoRE(LN(x)), and the routing."""
+    """Returns x + MoRE(LN(x)), and the routing (paper, section 3.3).
+
+    Args:
+      weights: parameters of the group.
+      x: input, in the layout of `to_map`.
+      shape: shape of the feature maps.
+      config: configuration of the network.
+    """
     features, context = apply(blocks.embedding(shape), shape, weights.embedding, {}, [x])
 
     def mixed(
@@ -111,18 +151,28 @@ def apply_mixture(
         context += _summary(weights.context, context, shape, config)
         return apply(blocks.mixing(), shape, weights.mixing, experts, [x, features, context])[0], routing
 
-    # Keeps the context for the gradient, but not its sum with the summary, which the backward pass recomputes.
+    # For the gradient, the context is kept. Its sum with the summary is not: the backward pass recomputes it.
     return jax.checkpoint(mixed, prevent_cse=False)(weights, x, features, context)
 
 
 def to_map(x: Float[Array, "n h w c"], shape: MapShape) -> FeatureLanes:
-    """Moves channels to sublanes and pixels to lanes, and pads both."""
+    """Returns feature maps with channels in sublanes and pixels in lanes, both padded with zeros.
+
+    Args:
+      x: feature maps (N, H, W, C).
+      shape: their shape.
+    """
     flat = x.reshape(x.shape[0], shape.pixels, shape.channels).transpose(0, 2, 1)
     return jnp.pad(flat, ((0, 0), (0, shape.rows - shape.channels), (0, shape.lanes - shape.pixels)))
 
 
 def from_map(maps: FeatureLanes, shape: MapShape) -> Float[Array, "n h w c"]:
-    """Inverts `to_map`."""
+    """Returns feature maps (N, H, W, C); this inverts `to_map`.
+
+    Args:
+      maps: feature maps in the layout of `to_map`.
+      shape: their shape.
+    """
     flat = maps[:, : shape.channels, : shape.pixels].transpose(0, 2, 1)
     return flat.reshape(-1, shape.height, shape.width, shape.channels)
 
@@ -171,7 +221,7 @@ def _summary(weights: BlockWeights, context: FeatureLanes, shape: MapShape, conf
 def _summary_by_products(
     weights: BlockWeights, context: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> FeatureLanes:
-    """Computes reductions, convolution and resize as products with matrices that act on the pixels, in the lanes."""
+    """Computes the reductions, the convolution and the resize as products with matrices that act on the pixels."""
     dtype, channels = context.dtype, shape.channels
     height, width = shape.height, shape.width
     summary = context[:, :channels, : shape.pixels]
@@ -193,20 +243,20 @@ def _summary_by_products(
 
 
 def _pattern_of_4x4(height: int, width: int) -> Float[Array, "16 p"]:
-    """Returns, for each of 4×4 taps, 1 at the pixels that it multiplies."""
+    """Returns a matrix with one row for each of 4×4 taps: 1 at the pixels that the tap multiplies."""
     rows, columns = np.divmod(np.arange(height * width), width)
     return jnp.asarray((rows % 4 * 4 + columns % 4) == np.arange(16)[:, None], jnp.float32)
 
 
 def _pool_of_4x4(height: int, width: int) -> Float[Array, "p q"]:
-    """Returns the matrix that sums blocks of 4×4 pixels; pixels of incomplete blocks belong to none."""
+    """Returns the matrix that sums blocks of 4×4 pixels; it leaves out the pixels of incomplete blocks."""
     rows = np.arange(height)[:, None] // 4 == np.arange(height // 4)
     columns = np.arange(width)[:, None] // 4 == np.arange(width // 4)
     return jnp.asarray(np.kron(rows, columns), jnp.bfloat16)
 
 
 def _shifts_of_3x3(height: int, width: int) -> list[Float[Array, "p p"]]:
-    """Returns, for each of 3×3 taps, the matrix that moves the pixel at that offset to the centre."""
+    """Returns one matrix for each of 3×3 taps, which moves the pixel at the offset of the tap to the centre."""
     offsets = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
     return [jnp.asarray(np.kron(np.eye(height, k=-i), np.eye(width, k=-j)), jnp.float32) for i, j in offsets]
 
@@ -220,7 +270,7 @@ def _resize_matrix(size: int, target: int) -> np.ndarray:
 def _summary_by_convolutions(
     weights: BlockWeights, context: FeatureLanes, shape: MapShape, config: SeemoReConfig
 ) -> FeatureLanes:
-    """Computes the summary as the plain implementation does; for large images."""
+    """Computes the summary like the plain implementation, for large images."""
     dtype, channels = context.dtype, shape.channels
 
     def depthwise(x: Array, name: str, size: int, stride: int, padding: str) -> Array:
@@ -249,7 +299,15 @@ def _summary_by_convolutions(
 
 
 def group_weights(group: ResidualGroup, shape: MapShape, config: SeemoReConfig) -> GroupWeights:
-    """Rearranges a group's parameters for the blocks. JAX differentiates through this linear function."""
+    """Returns the parameters of a residual group in the form that the blocks take.
+
+    JAX differentiates this function, so that gradients have the form of the group's parameters.
+
+    Args:
+      group: residual group.
+      shape: shape of the feature maps.
+      config: configuration of the network.
+    """
     local, spatial = group.rank_modulating, group.spatial_modulating
     mixture = local.mixture_block
     return GroupWeights(
@@ -263,9 +321,9 @@ def group_weights(group: ResidualGroup, shape: MapShape, config: SeemoReConfig) 
             **_expand_weights(shape, spatial.enhancement.to_query_value),
             **blocks.linear_weights(shape, project=spatial.enhancement.project),
             "row": blocks.depthwise_taps(shape, spatial.enhancement.striped.row.kernel[...]),
-            "row_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.row)),
+            "row_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.row)),
             "column": blocks.column_stripe_taps(shape, spatial.enhancement.striped.column.kernel[...]),
-            "column_bias": blocks.column(shape, blocks.bias_of(spatial.enhancement.striped.column)),
+            "column_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.column)),
         },
         feed_forwards=(
             blocks.norm_weights(shape, local.norm_2) | _feed_forward_weights(local.feed_forward, shape),
@@ -284,23 +342,26 @@ def _feed_forward_weights(layer: GatedFeedForward, shape: MapShape) -> dict[str,
         **_expand_weights(shape, layer.expand),
         **blocks.linear_weights(shape, project=layer.project),
         "gate": blocks.depthwise_taps(shape, layer.gate.kernel[...]),
-        "gate_bias": blocks.column(shape, blocks.bias_of(layer.gate)),
+        "gate_bias": blocks.column(shape, bias_of(layer.gate)),
     }
 
 
 def _embedding_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape) -> dict[str, Array]:
-    # The channel shuffle, folded into the matrix before it.
+    # The channel shuffle is part of the matrix before it.
     order = np.arange(2 * shape.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
     return {
         "embed": blocks.dense_taps(shape, layer.embed.kernel[...]),
-        "embed_bias": blocks.column(shape, blocks.bias_of(layer.embed)),
+        "embed_bias": blocks.column(shape, bias_of(layer.embed)),
         **_expand_weights(shape, layer.expand, order),
         **blocks.local_weights(shape, layer.local.row, layer.local.column),
     }
 
 
 def _expert_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape, config: SeemoReConfig) -> dict[str, Array]:
-    """Returns all experts, their ranks padded to the same whole sublanes: (E, R, C), biases (E, R, 1) or (E, C, 1)."""
+    """Returns the weights of all experts: kernels (E, R, C), biases (E, R, 1) or (E, C, 1).
+
+    All ranks are padded with zeros to the same multiple of 8.
+    """
     rank = round_up(max(config.ranks), SUBLANES)
     padded: list[Any] = [expert.padded(rank) for expert in layer.mixture.experts]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
@@ -319,9 +380,9 @@ def _context_weights(layer: MixtureOfRankExpertsBlock) -> dict[str, Array]:
     channels = layer.aggregate.kernel[...].shape[-1]
     return {
         "aggregate": layer.aggregate.kernel[...].reshape(16, channels).T,
-        "aggregate_bias": blocks.bias_of(layer.aggregate)[:, None],
+        "aggregate_bias": bias_of(layer.aggregate)[:, None],
         "depthwise": layer.context_depthwise.kernel[...].reshape(9, channels).T,
-        "depthwise_bias": blocks.bias_of(layer.context_depthwise)[:, None],
+        "depthwise_bias": bias_of(layer.context_depthwise)[:, None],
         "pointwise": layer.context_pointwise.kernel[...],
-        "pointwise_bias": blocks.bias_of(layer.context_pointwise)[:, None],
+        "pointwise_bias": bias_of(layer.context_pointwise)[:, None],
     }

@@ -1,4 +1,4 @@
-"""If these tests fail, a wrong call of a kernel, a damaged file or a lack of memory ends the process without a message."""
+"""If these tests fail, a wrong call of a kernel, a damaged file or a lack of memory can end the process."""
 
 import ctypes
 import functools
@@ -245,7 +245,7 @@ def test_each_cpu_has_kernels_of_its_own(tmp_path: Path, text: str, other: str) 
 
 
 def test_the_same_cpu_has_the_same_kernels(tmp_path: Path) -> None:
-    """The clock rate and the number of cores do not matter; otherwise, the kernels would be compiled again and again."""
+    """The clock rate and the number of cores do not matter; otherwise, kernels would be compiled again and again."""
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text(X86.format(core=0, mhz=1, flag="avx2"))
     second.write_text(X86.format(core=0, mhz=2, flag="avx2") + X86.format(core=1, mhz=3, flag="avx2"))

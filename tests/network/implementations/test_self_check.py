@@ -16,7 +16,15 @@ from flax import nnx
 import seemore_jax as sj
 from seemore_jax.command_line import main
 from seemore_jax.data import read_image, write_image
-from seemore_jax.network.implementations import chosen_implementation, cpu, cpu_operations, native, plain, self_check
+from seemore_jax.network.implementations import (
+    chosen_implementation,
+    comparison,
+    cpu,
+    cpu_operations,
+    native,
+    plain,
+    self_check,
+)
 from seemore_jax.network.implementations.fused_operation import Arrays
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.loop import train
@@ -90,10 +98,10 @@ def test_every_expert_takes_part() -> None:
     random = np.random.default_rng(0)
     config = self_check._checked_config(sj.SeemoReConfig.variant("T", 4))
     graph, shapes = nnx.split(sj.SeemoRe.abstract(config))
-    parameters = jax.tree_util.tree_map_with_path(lambda path, leaf: self_check._random(random, path, leaf), shapes)
+    parameters = jax.tree_util.tree_map_with_path(lambda path, leaf: comparison._random(random, path, leaf), shapes)
     network = nnx.merge(graph, jax.device_put(parameters))
-    images = jnp.asarray(self_check._images(random, config.num_experts))
-    self_check._fit_router(network, images)
+    images = jnp.asarray(comparison._images(random, config.num_experts))
+    comparison._fit_router(network, images)
     _, routing = plain.apply_network(network, images)
     np.testing.assert_array_equal(routing.experts[:, 0, 0], [0, 1, 2])
     assert float(routing.probabilities.max(axis=-1).min()) > 0.5, "no ties"
@@ -224,8 +232,8 @@ def test_a_process_without_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_nothing_but_numbers_counts_as_equal() -> None:
-    assert self_check._relative([1.0, float("nan")], [1.0, 2.0]) == float("inf")
-    assert self_check._relative([1.0, 2.0], [1.0, 2.0]) == 0
+    assert comparison._relative([1.0, float("nan")], [1.0, 2.0]) == float("inf")
+    assert comparison._relative([1.0, 2.0], [1.0, 2.0]) == 0
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""Kernels for the CPU in C++: compiled on the machine that runs them, on first use, and kept in a cache.
+"""C++ kernels for the CPU: compilation, cache, and registration with XLA.
 
-A compiled file could not use the vector width of every CPU. Where there is no compiler, `available` is False and
-the network is computed without them: the same values, several times slower.
+The kernels are compiled on first use, on the machine that runs them, and kept in the user's cache, because one binary
+cannot use the vector width of every CPU. Without a compiler, `available` returns False, and the plain implementation
+computes the network, several times slower.
 """
 
 import atexit
@@ -26,18 +27,18 @@ from seemore_jax.system.files import atomic_write, user_cache
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
-# GCC's and Clang's names. Errno and traps of mathematical functions would forbid vectors.
+# Flags of GCC and Clang. Loops with mathematical functions are vectorized only without errno and traps.
 _FLAGS = [
     *("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"),
     *("-fPIC", "-shared", "-fvisibility=hidden"),
 ]
-# In /proc/cpuinfo: which CPU it is and what it can do, on x86, ARM, POWER and RISC-V.
+# Keys in /proc/cpuinfo that identify the CPU and its instructions, on x86, ARM, POWER and RISC-V.
 _CPU_KEYS = (
     *("vendor_id", "cpu family", "model", "model name", "flags"),
     *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
     *("cpu", "isa", "uarch"),
 )
-# What each source file defines; only those of "always" are compiled before they are needed.
+# The kernels of each source file, by the purpose for which they are compiled.
 _RANK = ("convolution", "features_and_context", "low_rank_experts", "reduction")
 _SPATIAL = ("gated_feed_forward", "spatial_enhancement")
 KERNELS: dict[str, dict[str, Sequence[str]]] = {
@@ -52,9 +53,11 @@ KERNELS: dict[str, dict[str, Sequence[str]]] = {
 
 @functools.cache
 def available() -> bool:
-    """Compiles the kernels, unless an earlier process did, and registers them with XLA; False if that fails.
+    """Compiles the kernels of the forward pass if they are not in the cache, and registers them with XLA.
 
-    `SEEMORE_NATIVE=0` in the environment leaves them out.
+    Returns:
+      Whether the kernels can be used: False if they cannot be compiled or loaded (there is a warning in the log), or if
+      the environment variable `SEEMORE_NATIVE` is 0.
     """
     if switched_off():
         return False
@@ -67,13 +70,13 @@ def available() -> bool:
 
 
 def switched_off() -> bool:
-    """Whether the user wants no kernels."""
+    """Returns whether the user has switched the kernels off: the environment variable `SEEMORE_NATIVE` is 0."""
     return os.environ.get("SEEMORE_NATIVE") == "0"
 
 
 @functools.cache
 def unavailable_reason() -> str:
-    """Why the kernels cannot be compiled or loaded, and what to do; an empty string if they can."""
+    """Returns why the kernels cannot be compiled or loaded, and what to do; an empty string if they can."""
     try:
         _register(KERNELS["always"])
     except (OSError, subprocess.SubprocessError) as error:
@@ -83,10 +86,13 @@ def unavailable_reason() -> str:
 
 @functools.cache
 def prepare(what: str) -> None:
-    """As `available`, for kernels that not everybody needs: "strips" or "gradients".
+    """Compiles and registers further kernels, which are compiled only if they are needed.
+
+    Args:
+      what: "strips", the kernels for images in strips, or "gradients", the backward kernels.
 
     Raises:
-      InputError: they cannot be compiled or loaded.
+      InputError: the kernels cannot be compiled or loaded.
     """
     try:
         _register(KERNELS[what])
@@ -97,8 +103,8 @@ def prepare(what: str) -> None:
 
 
 def _register(files: Mapping[str, Sequence[str]]) -> None:
-    """Compiles source files, and registers the kernels in them."""
-    with futures.ThreadPoolExecutor() as pool:  # compilers are processes of their own: one for each source file
+    """Compiles source files at the same time, and registers their kernels."""
+    with futures.ThreadPoolExecutor() as pool:
         libraries = pool.map(lambda name: ctypes.CDLL(str(_compiled(name))), files)
         for kernels, library in zip(files.values(), libraries, strict=True):
             for kernel in kernels:
@@ -107,11 +113,12 @@ def _register(files: Mapping[str, Sequence[str]]) -> None:
 
 
 def _detail(error: Exception) -> str:
+    """Returns the message of an error or of the compiler, shortened to one line."""
     return " ".join((getattr(error, "stderr", None) or str(error)).split())[:200]
 
 
 def _compiled(source: str) -> Path:
-    """The compiled file of a source file, for this compiler, CPU and version of XLA."""
+    """Returns the binary of a source file for this compiler, CPU and version of XLA; compiles it if necessary."""
     path = _cache() / f"{source}-{identity()}.so"
     digest = path.with_suffix(".sha256")
     if not _is_whole(path, digest):
@@ -125,7 +132,7 @@ def _compiled(source: str) -> Path:
 
 
 def _is_whole(path: Path, digest: Path) -> bool:
-    """Whether a compiled file is as it was written: to load one that a crash left cut off can end the process."""
+    """Returns whether a binary has the digest that was written with it. To load a truncated one can end the process."""
     try:
         return digest.read_text() == _digest(path)
     except (FileNotFoundError, UnicodeDecodeError):
@@ -137,12 +144,12 @@ def _digest(path: Path) -> str:
 
 
 def compiler() -> list[str]:
-    """The command of the C++ compiler, with the flags that `CXX` gives it."""
+    """Returns the command of the C++ compiler: the words of the environment variable `CXX`, by default `c++`."""
     return os.environ.get("CXX", "").split() or ["c++"]
 
 
 def identity() -> str:
-    """Of the sources, the compiler with its flags, the CPU and the version of XLA."""
+    """Returns a digest of the sources, the compiler, its flags, the CPU and the version of XLA."""
     version = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     sources = b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]*")))
     identity = "\n".join([version, *compiler(), _cpu(), jaxlib.__version__, *_FLAGS]).encode() + sources
@@ -150,28 +157,29 @@ def identity() -> str:
 
 
 def _cache() -> Path:
+    """Returns the folder of the binaries: in the user's cache, or temporary if this cannot be written."""
     try:
         return user_cache("kernels")
     except (OSError, RuntimeError):
-        folder = tempfile.mkdtemp(prefix="seemore-jax-")  # for this process alone
+        folder = tempfile.mkdtemp(prefix="seemore-jax-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
 
 def _cpu(information: Path = Path("/proc/cpuinfo")) -> str:
-    """What the compiler's choice of instructions depends on."""
+    """Returns a description of the CPU and its instructions, on which the compiler's choice of instructions depends."""
     try:
         lines = information.read_text(errors="replace").splitlines()
     except OSError:
         lines = [platform.processor(), _brand()]
     else:
-        # Once for all cores, or for each kind of core.
+        # Each line once, although there is one for each core.
         lines = sorted({line for line in lines if line.partition(":")[0].strip() in _CPU_KEYS})
     return "\n".join([platform.machine(), *lines])
 
 
 def _brand() -> str:
-    """The CPU's name on macOS."""
+    """Returns the name of the CPU on macOS; an empty string elsewhere."""
     command = ["sysctl", "-n", "machdep.cpu.brand_string"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -180,6 +188,6 @@ def _brand() -> str:
 
 
 def cpu_name() -> str:
-    """The CPU's model, for people."""
+    """Returns the name of the CPU for messages."""
     names = (line.partition(":")[2].strip() for line in _cpu().splitlines() if line.startswith("model name"))
     return next(names, "") or _brand().strip() or platform.processor() or platform.machine()

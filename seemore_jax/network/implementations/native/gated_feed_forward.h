@@ -1,4 +1,4 @@
-// Gated feed-forward, the last part of the rank modulating and of the spatial modulating expert (paper, section 3.2).
+// Gated feed-forward, the last part of the rank modulating and of the spatial modulating expert (paper, 3.2 and 3.4).
 #pragma once
 
 #include "dense.h"
