@@ -1,4 +1,4 @@
-"""If these fail, an ablation is not the network that it is called, or its documentation has wrong figures."""
+"""If these fail, an ablation is another network than its name says, or its documentation has wrong figures."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from seemore_jax.training.experiment import read_experiment
 from seemore_jax.training.loop import train
 from tests.support.training_runs import checkpoint_steps, losses, random_dataset
 
-# Of ml_collections.
+# The warning comes from ml_collections.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 

@@ -1,4 +1,4 @@
-"""If these fail, the bundled weights are not what their cards say, or are another network in PyTorch."""
+"""If these fail, the bundled weights do not match their cards, or give other results in PyTorch."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from seemore_jax.network.config import SCALES
 from seemore_jax.porting.weights import BUNDLED
 from tests.support.release import to_nchw
 
-# More images for a longer test: SEEMORE_IMAGES=5 is all of Set5.
+# The number of images of Set5 that are tested; SEEMORE_IMAGES=5 tests all.
 IMAGES = int(os.environ.get("SEEMORE_IMAGES", "1"))
 
 

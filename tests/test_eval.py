@@ -1,4 +1,4 @@
-"""If these fail, `eval.py` breaks its contract."""
+"""If these fail, `eval.py` reports other scores, files, messages or exit statuses than documented."""
 
 import importlib
 import json
@@ -90,7 +90,7 @@ def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
     assert sorted(set5["images"]) == ["baby", "bird", "butterfly", "head", "woman"]
 
 
-# What `python eval.py` does, for several lists of arguments after one import.
+# Runs `python eval.py` with several lists of arguments, after a single import.
 _SEVERAL = """
 import json, os, sys
 import eval
@@ -133,7 +133,7 @@ def test_wrong_inputs_give_one_line_and_status_2(tmp_path: Path) -> None:
     ]
     command = [sys.executable, "-c", _SEVERAL, json.dumps([arguments for arguments, _ in cases])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    # One line and the status of each; a second line of any of them would disturb the order.
+    # Each run prints one line and its status. A second line of a run would shift all following lines.
     lines = done.stderr.splitlines()
     assert len(lines) == 2 * len(cases), done.stderr
     for (arguments, complaint), line, status in zip(cases, lines[::2], lines[1::2], strict=True):

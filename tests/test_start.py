@@ -1,4 +1,4 @@
-"""If these fail, a test run depends on how it was started, or says wrongly what it has left out."""
+"""If these fail, a test run depends on how it was started, or reports wrongly which tests it left out."""
 
 import os
 import subprocess
@@ -48,7 +48,7 @@ def test_passes():
 
 
 def run(folder: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """The tests of _TESTS with what this conftest.py says of needs, where there is no Chromium."""
+    """Runs the tests in `_TESTS` with the project's conftest.py, in an environment without Chromium."""
     (folder / "test_it.py").write_text(_TESTS)
     environment: Mapping[str, str] = {"PATH": "/nowhere", "PYTHONPATH": str(ROOT), **variables}
     command = [

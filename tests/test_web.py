@@ -1,4 +1,4 @@
-"""If these fail, the page shows or hands out something else than `upscale` writes, or one visitor can stop it.
+"""If these fail, the page shows or offers other images than `upscale` writes, or one user can stop the page.
 
 The test in a browser needs Debian's chromium and chromium-driver.
 """
@@ -32,7 +32,7 @@ from tests.support.release import ported, release_model
 ROOT = Path(__file__).parents[1]
 SMALL = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 RANDOM = np.random.default_rng(0)
-_SECONDS = 120  # until something must have happened; much more than it takes
+_SECONDS = 120  # the longest time to wait for something; much more than it takes
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_uploads_end_where_the_limits_are(
 
 
 def test_files_that_are_deleted_meanwhile_refuse_no_upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradio deletes old ones from a thread of its own."""
+    """Gradio deletes old files in a thread of its own."""
     (tmp_path / "gone").mkdir()
     for name in ("a", "b", "gone/c"):
         (tmp_path / name).write_bytes(b"x" * 5)
@@ -179,7 +179,7 @@ def test_what_keeps_the_page_from_starting_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     for variable in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
-        monkeypatch.setenv(variable, "")  # set by the command, and forgotten after the test
+        monkeypatch.setenv(variable, "")  # the command sets it; the test restores it
     monkeypatch.setattr(web, "load_models", lambda names: {})
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
@@ -204,7 +204,7 @@ def _free_port() -> int:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Of a page that is served by the command; afterwards it is interrupted, and must have cleaned up."""
+    """Serves the page by the command and yields its URL. The command is then interrupted and must delete its files."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     port = _free_port()
@@ -215,7 +215,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     with log.open("w") as file:
         server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, env=environment)
     try:
-        # It listens before it says so, and what interrupts it in between is not what a user does.
+        # The server listens before it prints its URL. Users interrupt it only after that.
         _wait_for(lambda: server.poll() is not None or line in log.read_text())
         assert server.poll() is None, log.read_text()
         yield f"http://127.0.0.1:{port}/"
@@ -239,7 +239,7 @@ def _wait_for(condition: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
-    """Chromium without a window; downloads go into a folder `downloads`."""
+    """Starts Chromium without a window. Downloads are saved in the folder `downloads`."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -289,7 +289,7 @@ def test_the_page_in_a_browser(address: str, browser: Any, tmp_path: Path) -> No
         return " ".join(toast.text for toast in found("[data-testid=toast-body]"))
 
     browser.get(address)
-    # The page lives on after each of these.
+    # The page must still work after each of these uploads.
     upload("broken.png")
     _wait_for(lambda: "broken.png: not a readable image" in message())
     clear()
@@ -330,7 +330,7 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def _natural_sizes(browser: Any) -> list[list[int]]:
-    """Of the two images behind the slider, once they are loaded."""
+    """Waits until both images of the comparison are loaded, and returns their sizes."""
     images = "[...document.querySelectorAll('#comparison img')]"
     script = f"return {images}.map(image => [image.naturalWidth, image.naturalHeight])"
     return list(_wait_for(lambda: (sizes := browser.execute_script(script)) and all(map(all, sizes)) and sizes))

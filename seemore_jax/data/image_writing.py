@@ -123,4 +123,6 @@ def check_sides(path: str | os.PathLike[str], width: int, height: int) -> None:
     suffix = Path(path).suffix.lower()
     longest = _LONGEST_SIDE.get(suffix, 2**31 - 1)
     if max(width, height) > longest:
-        raise ImageError(f"{path}: {width}×{height} is too large for {suffix}, whose sides end at {longest}; use .png")
+        raise ImageError(
+            f"{path}: {width}×{height} is too large for {suffix} (at most {longest} pixels a side); use .png"
+        )

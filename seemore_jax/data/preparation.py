@@ -180,7 +180,7 @@ def _usable(found: Mapping[int, Sequence[TrainingPair]], skip_bad: bool, name: s
         if not pairs:
             raise InputError(f"{name}/x{scale}: none of the {left_out} images can be used, such as {messages[0]}")
         if left_out:
-            print(f"{name}/x{scale}: left out {left_out} bad images of {len(found[scale])}")
+            print(f"{name}/x{scale}: left out bad images: {left_out} of {len(found[scale])}")
     return usable
 
 

@@ -1,4 +1,4 @@
-"""If these fail, the TPU's compiler refuses a program, or a training step sends more than its gradients, once.
+"""If these fail, the TPU compiler refuses a program, or a training step sends more than one all-reduce of gradients.
 
 A step of one group is compiled where libtpu is installed. The steps for 8 and 256 chips take minutes each:
 `make test-tpu-compile`.
@@ -40,14 +40,14 @@ def experiment(scale: int, **fields: Any) -> Experiment:
 
 
 def bytes_to_send(config: Experiment) -> int:
-    """Of the gradients, two terms of the loss, how often each expert was chosen, and whether to stop."""
+    """Returns the bytes of the gradients, two loss terms, the counts of chosen experts, and the flag to stop."""
     network = config.network
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network))))
     return 4 * (parameters + 2 + network.num_layers * network.num_experts + 1)
 
 
 def is_the_one_all_reduce(collectives: Any, config: Experiment) -> bool:
-    """Whether nothing else is sent; the vector is padded to whole tiles of 1024."""
+    """Returns whether the step sends only this. The vector is padded to tiles of 1024 numbers."""
     (one,) = collectives
     return one.kind == "all-reduce" and one.times == 1 and 0 <= one.bytes - bytes_to_send(config) < 4 * 1024
 
@@ -61,7 +61,7 @@ def test_a_step_of_one_group_compiles_with_its_kernels(tmp_path: Path, monkeypat
     cost = program_cost(compiled.hlo)
     assert {call.name for call in cost.kernels} == KERNELS
     assert is_the_one_all_reduce(cost.collectives, config)
-    assert compile_traced(trace_step(config, topology.devices(), 4), topology) == compiled  # as it was kept
+    assert compile_traced(trace_step(config, topology.devices(), 4), topology) == compiled  # read from the cache
 
 
 @whole

@@ -1,4 +1,4 @@
-"""If these fail, the FLOPs of a program are not those of its products."""
+"""If these fail, the FLOPs of a program are not those of its matrix products and convolutions."""
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ def test_loops_and_grids_count_as_often_as_they_run_and_of_branches_the_largest(
 
 
 def test_kernels_in_fused_operations_are_found() -> None:
-    """Their cycles and products would be missing from what a step on a TPU costs."""
+    """Otherwise their cycles and products would be missing in the cost of a step on a TPU."""
     config = SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1, implementation="tpu")
     graph, parameters = nnx.split(SeemoRe.abstract(config))
 

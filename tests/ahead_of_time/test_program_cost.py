@@ -1,4 +1,4 @@
-"""If these fail, the costs that are read off compiled programs are not those of the programs."""
+"""If these fail, the costs that are computed from the text of compiled programs are wrong."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_an_instruction_reads_its_operands_and_writes_its_result() -> None:
     assert (cost.hbm_bytes, cost.xla_cycles) == (4096 + 2 * 4096, 120)
 
 
-# How the compiler tells how often a loop runs: notes it, or leaves it to the loop's condition.
+# The compiler notes how often a loop runs, or only the condition of the loop shows it.
 _NOTED = ', backend_config={"known_trip_count":{"n":"6"}}'
 _CONDITION = """%condition (s: (s32[], f32[8,128])) -> pred[] {
   %limit = s32[]{:T(128)} constant(6), metadata={op_name="f"}

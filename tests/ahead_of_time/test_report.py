@@ -1,4 +1,4 @@
-"""If these fail, `compile` prints other figures than it has, or a wrong input is not one line and status 2."""
+"""If these fail, `compile` prints wrong figures, or a wrong input does not end in one line and status 2."""
 
 import dataclasses
 import importlib.util
@@ -23,7 +23,7 @@ from seemore_jax.command_line import main
 from seemore_jax.system.errors import InputError
 from seemore_jax.training.experiment import Experiment, read_experiment
 
-# ml_collections' own way of loading a file.
+# ml_collections loads configuration files with a deprecated function.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 CONFIG = str(Path(__file__).parents[2] / "configs" / "seemore_t_x4.py")
 MEMORY = {"arguments": 16_000_000, "results": 9_000_000, "aliased": 9_000_000, "temporaries": 10**9, "code": 50_000_000}
@@ -92,7 +92,7 @@ def test_a_batch_is_split_or_is_each_chips_or_is_refused() -> None:
 
 
 def test_the_largest_batch_is_extrapolated_as_it_says() -> None:
-    """A program that has 1 GB whatever the batch, and 0.25 GB for each image, of which 0.05 are the input."""
+    """Returns the memory of a program: 1 GB for any batch, and 0.25 GB for each image, of which 0.05 are the input."""
 
     def memory(images: int) -> dict[str, int]:
         sizes = {"arguments": 5 * 10**7 * images, "temporaries": 10**9 + 2 * 10**8 * images}

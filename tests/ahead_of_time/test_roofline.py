@@ -1,4 +1,4 @@
-"""If these fail, the printed estimates are not what the figures of program and chip give."""
+"""If these fail, the estimates do not follow from the figures of the program and of the chip."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_step_takes_its_slowest_resource_and_then_communicates() -> None:
     ],
 )
 def test_an_all_reduce_uses_the_links_of_its_axes(name: str, links: int, hops: int) -> None:
-    """Both ways where an axis is a ring, one way where it is not."""
+    """An axis that is a ring uses its links in both directions, another axis in one direction."""
     one = Topology(name)
     expected = 2 * PAYLOAD / (links * one.chip.ici_bandwidth) + 2 * hops * HOP_SECONDS
     assert all_reduce_seconds(PAYLOAD, one) == pytest.approx(expected)
@@ -63,7 +63,7 @@ def test_scaling_ends_at_4096_chips_and_efficiency_falls(kind: str) -> None:
 
 
 def test_clocks_are_those_of_the_peaks() -> None:
-    """The clock is the peak over two FLOPs of each multiplier."""
+    """The clock is the peak divided by two FLOPs of each multiplier."""
     multipliers = {"v4": 8 * 128**2, "v5e": 4 * 128**2, "v5p": 8 * 128**2, "v6e": 4 * 256**2}
     for kind, chip in CHIPS.items():
         assert chip.clock == pytest.approx(chip.peak_flops / 2 / multipliers[kind], rel=0.005)

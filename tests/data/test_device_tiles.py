@@ -1,4 +1,4 @@
-"""If these fail, patches cut on the devices are not those of the host, or a set is taken that does not fit."""
+"""If these fail, patches cut on the devices are not those of the host, or a set that does not fit is accepted."""
 
 import itertools
 import os
@@ -37,7 +37,7 @@ def device_batches(count: int, first_step: int = 0, degradation: JpegDegradation
 
 @pytest.mark.parametrize("first_step", [0, 5])
 def test_batches_are_those_of_the_host_pipeline(first_step: int) -> None:
-    """Tiles of all sizes, some smaller than a patch, over several epochs."""
+    """The tiles have many sizes, some smaller than a patch, and the batches cover several epochs."""
     assert_same(device_batches(12, first_step), batches(12, first_step))
 
 
@@ -66,7 +66,7 @@ def test_free_memory_is_plausible() -> None:
 
 
 def test_a_container_s_limit_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the tiles are taken by the machine's memory, and the container is ended without a word."""
+    """Otherwise the tiles would take more memory than the container has, and it would be killed without a message."""
     monkeypatch.setattr("seemore_jax.system.memory._left", lambda *_: 3 * 2**20 * jax.local_device_count())
     assert device_tiles._free_memory() == 3 * 2**20
 
@@ -123,10 +123,10 @@ numbers = shown(0, STEPS)
 for device in range(4):
     mine = numbers[:, device].ravel()
     share = list(plan.share(device))
-    assert sorted(set(mine)) == share  # nothing of the others', and everything of its own
+    assert sorted(set(mine)) == share  # all tiles of its own share, and no other tile
     epochs = mine[: len(mine) // len(share) * len(share)].reshape(-1, len(share))
     assert (np.sort(epochs) == share).all()  # each tile once in each epoch
-assert (shown(7, 3) == numbers[7:10]).all()  # goes on where it stopped
+assert (shown(7, 3) == numbers[7:10]).all()  # continues where it stopped
 """
 
 

@@ -174,7 +174,7 @@ def test_damage_never_gives_anything_but_an_image_error(
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the disk is full."""
+    """The error is the one of a full disk."""
     write_image(tmp_path / "x.png", KINDS["RGB"])
 
     def no_space(*_: object, **__: object) -> None:
@@ -222,7 +222,7 @@ def test_of_several_images_in_one_file_none_is_lost_silently(tmp_path: Path) -> 
     tifffile.imwrite(tmp_path / "16.tiff", np.zeros((3, 7, 5), np.uint16), photometric="minisblack")
     with pytest.raises(ImageError, match="only single images"):
         read_picture(tmp_path / "16.tiff")
-    # A preview beside the picture is no second picture.
+    # A reduced version of the picture is not a second picture.
     with tifffile.TiffWriter(tmp_path / "preview.tiff") as file:
         file.write(np.zeros((8, 6), np.uint8))
         file.write(np.zeros((4, 3), np.uint8), subfiletype=1)
@@ -244,7 +244,7 @@ def test_grey_with_transparency_stays_grey_in_a_picture(tmp_path: Path) -> None:
 def test_pillow_s_limit_of_size_does_not_count_and_stays(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise --max_pixels would allow in vain, or a host would be without its limit meanwhile."""
+    """Otherwise --max_pixels would have no effect, or the limit of the host program would be off for some time."""
     write_image(tmp_path / f"x{suffix}", KINDS["RGB"])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     limits = []
@@ -262,18 +262,18 @@ def test_pillow_s_limit_of_size_does_not_count_and_stays(
 
 
 def odd_image(path: Path) -> None:
-    """An image that Pillow warns about: an animation without frames."""
+    """Writes an image that Pillow warns about: an animation without frames."""
     write_image(path, KINDS["RGB"])
     chunk = b"acTL" + bytes(8)
     chunk = struct.pack(">I", 8) + chunk + struct.pack(">I", zlib.crc32(chunk))
     content = path.read_bytes()
-    path.write_bytes(content[:33] + chunk + content[33:])  # after the header
+    path.write_bytes(content[:33] + chunk + content[33:])  # inserted after the header
 
 
 def test_the_host_s_warnings_stay_as_they_are_whichever_threads_read(tmp_path: Path) -> None:
-    """Its filters must neither be changed for good, nor hide or raise what is not theirs in the meantime."""
+    """The filters must not be changed permanently, and other warnings must not be hidden or raised meanwhile."""
     odd_image(tmp_path / "odd.png")
-    with pytest.warns(UserWarning, match="Invalid APNG"):  # or nothing would be tested
+    with pytest.warns(UserWarning, match="Invalid APNG"):  # otherwise this test would test nothing
         Image.open(tmp_path / "odd.png").close()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -292,7 +292,7 @@ def test_the_host_s_warnings_stay_as_they_are_whichever_threads_read(tmp_path: P
 
 
 def test_a_host_that_sets_warnings_aside_meanwhile_gets_its_own_back(tmp_path: Path) -> None:
-    """As tests of a host do, in the order that cannot be nested."""
+    """The host enters `catch_warnings` while a file is read and leaves it later, so the contexts are not nested."""
     odd_image(tmp_path / "odd.png")
     before, filters = warnings.filters, list(warnings.filters)
     with decoder_messages.decoder_warnings_off:
@@ -323,11 +323,11 @@ assert decoder_messages._set_libtiff_handler(None) is not None
 def test_a_damaged_tiff_prints_nothing_and_libtiff_keeps_its_handler(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its messages would stand among ours; but what else in the process reads TIFF may want them."""
+    """libtiff's messages would appear between those of this program. Other users of libtiff may need them."""
     damaged_tiff(tmp_path / "x.tiff")
     with pytest.raises(OSError, match="decoder error"), Image.open(tmp_path / "x.tiff") as image:
         image.load()
-    assert "ZIPDecode" in capfd.readouterr().err  # or nothing would be tested
+    assert "ZIPDecode" in capfd.readouterr().err  # otherwise this test would test nothing
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         for read in [threads.submit(read_image, tmp_path / "x.tiff") for _ in range(50)]:
             assert isinstance(read.exception(), ImageError)

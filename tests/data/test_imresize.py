@@ -1,4 +1,4 @@
-"""If these fail, LR images and the bicubic baseline are not MATLAB's, and no figure compares with the literature."""
+"""If these fail, LR images and the bicubic baseline are not MATLAB's, and scores do not compare with the literature."""
 
 import math
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_grey_and_colour_agree() -> None:
 def test_sixteen_bits_follow_eight() -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
     fine = imresize(image.astype(np.uint16) * 257, 2) / 257
-    assert np.abs(fine - imresize(image, 2)).max() < 1.1  # two roundings to 8 bits, and clipping in between
+    assert np.abs(fine - imresize(image, 2)).max() < 1.1  # from two roundings to 8 bits and the clipping between them
 
 
 def test_axes_are_treated_alike_up_to_the_rounding_between_them() -> None:

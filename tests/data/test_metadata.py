@@ -1,4 +1,4 @@
-"""If these fail, an image loses its colours' profile, its EXIF or its resolution, or is turned twice."""
+"""If these fail, an image loses its colour profile, its EXIF or its resolution, or is rotated twice."""
 
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,12 @@ def test_every_format_keeps_all_of_it(tmp_path: Path, suffix: str, channels: tup
             continue
         write_image(tmp_path / f"x{suffix}", pixels, original.metadata)
         written = read_picture(tmp_path / f"x{suffix}")
-        # Upright already: turned no second time.
+        # The image is upright already and must not be rotated again.
         assert written.pixels.shape[:2] == (10, 8)
         if dtype == np.uint16 and channels == (2,) and suffix == ".tiff":
-            continue  # a kind that the reader of metadata does not know
+            continue  # Pillow, which reads the metadata, does not know this kind
         assert written.metadata.dpi == pytest.approx((300, 200), abs=0.01)
-        # WebP has no grey, so a profile of grey would not fit.
+        # WebP has no grey images, so a grey profile would not fit.
         assert written.metadata.icc_profile == (None if suffix == ".webp" and profile == GREY else profile)
         assert written.metadata.exif == original.metadata.exif
         assert written.metadata.exif[IFD.GPSInfo] == EXIF[IFD.GPSInfo]
@@ -79,7 +79,7 @@ def test_damaged_metadata_does_not_cost_the_picture(tmp_path: Path) -> None:
 
 
 def test_a_profile_of_other_colours_is_not_kept(tmp_path: Path) -> None:
-    """CMYK becomes RGB, on which its profile would turn all colours."""
+    """CMYK becomes RGB, whose colours a CMYK profile would change."""
     profile = SRGB[:16] + b"CMYK" + SRGB[20:]
     Image.new("CMYK", (5, 4), (0, 255, 255, 0)).save(tmp_path / "x.jpg", icc_profile=profile)
     picture = read_picture(tmp_path / "x.jpg")

@@ -1,4 +1,4 @@
-"""If these fail, LR and HR patches differ, or a run does not see the same samples after a restart or on more hosts."""
+"""If these fail, LR and HR patches do not match, or a run gets other samples after a restart or on more hosts."""
 
 import io
 import itertools
@@ -41,7 +41,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 class Images:
-    """Random LR images, and as HR the same enlarged by repetition; of all sizes, around that of a patch."""
+    """Random LR images of many sizes, smaller and larger than a patch; HR repeats each pixel of LR."""
 
     def __init__(self, count: int) -> None:
         rng = np.random.default_rng(count)
@@ -67,7 +67,7 @@ def batches(
     degradation: JpegDegradation | None = None,
 ) -> list[Batch]:
     iterator = _training_batches(
-        source or Images(7),  # does not go into the batches: they cross the ends of epochs
+        source or Images(7),  # batches cross the ends of epochs, because 7 is no multiple of their size
         scale=SCALE,
         patch_size=8,
         batch_size=batch_size,
@@ -139,7 +139,7 @@ def test_the_seed_changes_the_samples() -> None:
 
 
 class Constants(Images):
-    """Each image is of one value, its number."""
+    """Images that are filled with their number."""
 
     def __init__(self, count: int) -> None:
         self.lr = [np.full((9, 9, 3), number, np.uint8) for number in range(count)]
@@ -152,7 +152,7 @@ def test_each_epoch_has_every_image_once_in_another_order() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 6
 
 
-def test_all_orientations_and_places_occur_equally_often() -> None:
+def test_all_orientations_and_positions_occur_equally_often() -> None:
     lr = np.arange(3 * 3 * 3, dtype=np.uint8).reshape(3, 3, 3)
     example = StoredPair(lr=png(lr), hr=png(enlarged(lr)))
     transform = RandomPatch(SCALE, 2)
@@ -186,7 +186,7 @@ def test_crops_and_their_mirrored_extension(height: int, width: int, top: int, l
 
 
 def mirrored(index: int, length: int) -> int:
-    """0 1 2 | 2 1 0 | 0 1 2 …"""
+    """Returns the mirrored index: 0 1 2 | 2 1 0 | 0 1 2 …"""
     index %= 2 * length
     return min(index, 2 * length - 1 - index)
 
@@ -258,7 +258,7 @@ def test_the_newest_version_is_taken(prepared: Path, tmp_path: Path) -> None:
 
 
 class OtherImages(tfds.core.ShardBasedBuilder):
-    """A dataset of single images."""
+    """A dataset of single images instead of pairs."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -316,11 +316,11 @@ if __name__ == "__main__":
 
 
 def test_workers_outlive_signals_to_the_group_but_not_their_parent(tmp_path: Path) -> None:
-    script = tmp_path / "killed.py"  # a file, because workers import the main module
+    script = tmp_path / "killed.py"  # in a file, because workers import the main module
     script.write_text(_KILLED)
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    with (tmp_path / "out").open("w+") as out:  # a pipe would stay open as long as the workers
+    with (tmp_path / "out").open("w+") as out:  # a pipe would stay open as long as the workers run
         subprocess.run(
             [sys.executable, script], cwd=root, env=environment, stdout=out, stderr=subprocess.DEVNULL, timeout=60
         )

@@ -69,7 +69,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 class Archives:
-    """DIV2K as its site has it, with three small images."""
+    """The archives of DIV2K's website, with three small images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,7 +93,7 @@ class Archives:
         return [(self.lr[scale][stem], self.hr[stem]) for stem in self.hr]
 
     def register(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-        """Makes these the official archives."""
+        """Makes the builder download these archives, with their checksums."""
         infos = {}
         for file in self.folder.glob("*.zip"):
             content = file.read_bytes()
@@ -105,7 +105,7 @@ class Archives:
 
 @pytest.fixture
 def archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archives:
-    """For --manual_dir: their address cannot be reached."""
+    """Archives that can only be given by --manual_dir, because their URL cannot be reached."""
     made = Archives(tmp_path / "archives")
     made.register(monkeypatch, "http://127.0.0.1:9")
     return made
@@ -120,7 +120,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Archives, list[str]]]:
-    """Archives on a server, and the list of what was asked of it."""
+    """Archives on a server, and the list of its requests."""
     made = Archives(tmp_path / "archives")
     served: list[str] = []
     handler = functools.partial(type("Logged", (Handler,), {"served": served}), directory=str(made.folder))
@@ -178,7 +178,7 @@ def test_div2k_is_downloaded_once_and_kept(tmp_path: Path, server: tuple[Archive
     interrupted.mkdir()
     (interrupted / "DIV2K_train.zip").write_bytes(b"half")
     prepare("div2k", tmp_path / "tfds", scales=(3, 4))
-    assert len(served) == 4  # the LR of ×3
+    assert len(served) == 4  # one more, for the LR images of ×3
     assert not interrupted.exists()
     assert_tiles_of(archives.pairs(3), "div2k", tmp_path / "tfds", 3)
 
@@ -208,7 +208,7 @@ sys.exit(main(["prepare", "div2k", f"--data_dir={data_dir}", "--scale", "4"]))
 
 
 class Endless(http.server.BaseHTTPRequestHandler):
-    """Sends archives that never end."""
+    """A server that sends archives without end."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -284,7 +284,7 @@ def test_bad_images_are_all_named_or_left_out(
     tmp_path: Path, archives: Archives, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = archives.pairs(2)
-    archives.lr[4]["0001"] = random_image(6, 8)  # 9 are needed
+    archives.lr[4]["0001"] = random_image(6, 8)  # must be 9 columns
     del archives.lr[3]["0002"]
     archives.write(damaged="0003")
     archives.register(monkeypatch, "http://127.0.0.1:9")
@@ -300,9 +300,9 @@ def test_bad_images_are_all_named_or_left_out(
     assert not list((tmp_path / "tfds").rglob("*.array_record*"))
 
     prepare("div2k", tmp_path / "tfds", manual_dir=archives.folder, skip_bad=True)
-    assert "x2: left out 1 bad images of 3" in (shown := capsys.readouterr().out)
-    assert "x3: left out 2 bad images of 3" in shown
-    assert "x4: left out 2 bad images of 3" in shown
+    assert "x2: left out bad images: 1 of 3" in (shown := capsys.readouterr().out)
+    assert "x3: left out bad images: 2 of 3" in shown
+    assert "x4: left out bad images: 2 of 3" in shown
     assert_tiles_of(good[:2], "div2k", tmp_path / "tfds", 2)
 
 
@@ -336,7 +336,7 @@ def test_after_an_interruption_it_starts_again(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(InputError, match="no prepared dataset"):
         open_dataset("image_folder", tmp_path / "tfds", 2)
 
-    leftover = tmp_path / "tfds/image_folder/x2/incomplete.ABC_1.0.0"  # as when the process is killed
+    leftover = tmp_path / "tfds/image_folder/x2/incomplete.ABC_1.0.0"  # what remains when the process is killed
     leftover.mkdir(parents=True)
     (leftover / "image_folder-train.array_record-00000-of-00002").write_bytes(b"half")
     start()
@@ -378,7 +378,7 @@ def test_preparing_again_keeps_what_is_there(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_full_disk_gives_one_line_and_no_dataset(tmp_path: Path) -> None:
-    """A limit on the size of files has the same effect."""
+    """A limit on the size of files has the same effect as a full disk."""
     write_image(tmp_path / "in" / "x.png", random_image(400, 400))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))

@@ -1,4 +1,4 @@
-"""If these fail, parts of photographs are never trained on, or LR and HR of a tile show different places."""
+"""If these fail, parts of photographs are never trained on, or LR and HR of a tile show different regions."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from seemore_jax.data.tiles import cut_tiles
 
 
 def numbered(height: int, width: int) -> np.ndarray:
-    """An image that tells each of its pixels apart."""
+    """Returns an image in which all pixels are different."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, rows // 256 + 16 * (columns // 256)], axis=-1).astype(np.uint8)
 
@@ -30,7 +30,7 @@ def test_every_crop_lies_within_a_tile(height: int, width: int, tile: int, overl
     lr = numbered(height, width)
     tiles = list(cut_tiles(lr, enlarged(lr, scale), scale, tile, overlap))
     inside = np.zeros((height, width), bool)
-    covered = np.zeros((height, width), bool)  # by the upper left corner of a crop that is all in a tile
+    covered = np.zeros((height, width), bool)  # the top left corners of crops that lie within a tile
     side = min(overlap + 1, height, width)
     for lr_tile, hr_tile in tiles:
         np.testing.assert_array_equal(hr_tile, enlarged(lr_tile, scale))

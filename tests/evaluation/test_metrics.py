@@ -1,4 +1,4 @@
-"""If these fail, figures do not compare with the literature."""
+"""If these fail, scores cannot be compared with the literature."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ import seemore_jax as sj
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.evaluation.benchmark import Scores, bicubic_upscaler, evaluate_images
 
-# Bicubic as the release's own metric code scores it.
+# The scores of bicubic upscaling from the metric code of the release.
 BICUBIC = {
     ("Set5", 2): (33.6734, 0.93029),
     ("Set5", 3): (30.4033, 0.86891),
@@ -37,7 +37,7 @@ def test_bicubic_scores_as_in_the_literature(benchmark_data: Path, name: str, sc
 
 
 def windowed_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """SSIM of one channel, spelled out with a two-dimensional window as in the paper's code."""
+    """Computes the SSIM of one channel with a two-dimensional window, as in the code of the paper."""
     line = cv2.getGaussianKernel(11, 1.5)
 
     def blur(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""If these fail, an evaluation loses or misnames its results."""
+"""If these fail, an evaluation loses its results or reports them under wrong names."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""If these fail, the picture of the routers' choices shows others."""
+"""If these fail, the figure of the routers' choices shows other choices."""
 
 import numpy as np
 from matplotlib.colors import to_hex

@@ -1,4 +1,4 @@
-"""Small networks that use everything an export has to express, images for them, and what they make of these."""
+"""Small networks that use all operations of an export, images for them, and their expected results."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ INPUTS = [images(1, 1, 1), images(2, 5, 40), images(1, 17, 23), images(1, 48, 64
 
 
 def by_release(release: Any, config: SeemoReConfig, lr: np.ndarray) -> np.ndarray:
-    """The release's output for images of any size: padded as `SeemoRe` does, and cropped."""
+    """Returns the output of the PyTorch release for images of any size, padded as in `SeemoRe` and then cropped."""
     height, width = lr.shape[1:3]
     missing = [(0, max(0, config.min_side - side)) for side in (height, width)]
     sr = run_release(release, np.pad(lr, ((0, 0), *missing, (0, 0)), mode="edge"))
@@ -30,6 +30,6 @@ def by_release(release: Any, config: SeemoReConfig, lr: np.ndarray) -> np.ndarra
 
 
 def assert_routed_differently(experts: np.ndarray) -> None:
-    """In every group, not all images chose the same experts: so a frozen choice would show."""
+    """Asserts that the images choose different experts in each group, so that a constant choice would be noticed."""
     for group in range(experts.shape[1]):
         assert len(np.unique(np.sort(experts[:, group]), axis=0)) > 1

@@ -1,4 +1,4 @@
-"""If these fail, `export` does not write what it names, or what cannot be written does not end in one line."""
+"""If these fail, `export` writes another format than the suffix names, or an error is not reported in one line."""
 
 import importlib.util
 from pathlib import Path
@@ -18,12 +18,12 @@ from tests.support.release import run_compiled, zeros
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # an exported program has sizes that are no integers
+pytestmark = pytest.mark.usefixtures("unchecked")  # an exported program has symbolic sizes
 
 
 @pytest.fixture(scope="module")
 def photograph(benchmark_data: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A real image, and what the bundled weights make of it."""
+    """Returns a photograph, and its upscaling by the bundled weights."""
     (file,) = (benchmark_data / "Set5" / "LR_bicubic" / "X4").glob("butterfly*")
     lr = read_image(file)[None].astype(np.float32) / 255
     return lr, np.asarray(run_compiled(sj.load("T-x4"), lr))

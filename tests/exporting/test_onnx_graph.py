@@ -1,4 +1,4 @@
-"""If these fail, an ONNX file computes something else than the model, or only for some images or sizes."""
+"""If these fail, an ONNX file computes other results than the model, or works only for some images or sizes."""
 
 import json
 from typing import Any

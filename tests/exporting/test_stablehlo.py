@@ -1,4 +1,4 @@
-"""If these fail, a .stablehlo file computes something else than the model, or does not load without this package."""
+"""If these fail, a .stablehlo file computes other results than the model, or does not load without this package."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from seemore_jax.network import SeemoReConfig
 from tests.exporting.networks import CONFIGS, INPUTS, TOLERANCE, by_release
 from tests.support.release import ROUTED_IMAGES, ported, release_model, zeros
 
-pytestmark = pytest.mark.usefixtures("unchecked")  # a program for any size has sizes that are no integers
+pytestmark = pytest.mark.usefixtures("unchecked")  # a program for any size has symbolic sizes
 
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 
@@ -57,12 +57,12 @@ def test_one_file_is_for_every_platform_and_tells_no_paths(tmp_path: Path) -> No
     export(model, tmp_path / "network.stablehlo")
     content = (tmp_path / "network.stablehlo").read_bytes()
     assert b".py" not in content
-    exported = jax.export.deserialize(bytearray(content))  # JAX itself does not mind the checksum at the end
+    exported = jax.export.deserialize(bytearray(content))  # JAX itself ignores the checksum at the end
     assert exported.platforms == ("cpu", "cuda", "tpu")
     program = exported.mlir_module()
-    assert f"feature_group_count = {SMALL.embedding_dim} " in program  # depthwise, on GPU and TPU
-    assert "seemore_" not in program  # none of the CPU's own kernels
-    assert model.config == SMALL  # as it was
+    assert f"feature_group_count = {SMALL.embedding_dim} " in program  # a depthwise convolution, on GPU and TPU
+    assert "seemore_" not in program  # no native kernels of the CPU
+    assert model.config == SMALL  # unchanged
 
 
 def test_damaged_files_are_refused_in_words(tmp_path: Path) -> None:

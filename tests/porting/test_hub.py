@@ -1,4 +1,4 @@
-"""If these fail, weights cannot be shared through the Hugging Face hub, or a wrong path asks the network."""
+"""If these fail, weights cannot be shared through the Hugging Face hub, or a mistyped path causes a network request."""
 
 import importlib
 import inspect
@@ -101,7 +101,7 @@ def test_a_wrong_path_does_not_ask_the_hub(hub: Hub, path: str) -> None:
 def test_a_mistyped_path_does_not_ask_the_hub_either(
     hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its form is that of a repository, but its folder is here."""
+    """The path has the form of a repository, but its first part is a folder on this machine."""
     (tmp_path / "models").mkdir()
     for name in ("T-x4.safetensors", "T-x2.safetensors", "other.txt"):
         (tmp_path / "models" / name).touch()
@@ -137,7 +137,7 @@ def test_a_revision_is_passed_on(hub: Hub, tmp_path: Path, revision: str) -> Non
 
 @pytest.mark.parametrize("revision", ["v9", ""])
 def test_an_unknown_revision_is_one_line(hub: Hub, revision: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without one, it is `main`, which an empty repository lacks."""
+    """Without a revision, `main` is taken, which an empty repository does not have."""
     hub.answer = hub.errors.RevisionNotFoundError("long\nstory")
     source = f"user/name@{revision}".removesuffix("@")
     assert main(["info", source]) == 2

@@ -1,4 +1,4 @@
-"""If these fail, `.pth` files are misread, or a hostile one can do harm."""
+"""If these fail, `.pth` files are misread, or a malicious file can do harm."""
 
 import io
 import os
@@ -87,7 +87,7 @@ def test_pytorch_reads_what_is_written_in_its_safe_mode(tmp_path: Path) -> None:
 
 
 class Attack:
-    """Pickles as a call of any function."""
+    """An object whose pickle calls a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -121,7 +121,7 @@ def archive(pickled: bytes, storage: bytes = b"\0" * 16, compression: int = zipf
 
 
 def tensor_pickle(count: int, offset: int, shape: str, strides: str) -> bytes:
-    """The pickle of a float32 tensor with these claims about its storage, written as text opcodes."""
+    """Returns the pickle of a float32 tensor with the given size, offset, shape and strides, in text opcodes."""
     return (
         b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n"
         b"X\x01\0\0\x000X\x03\0\0\0cpu" + f"I{count}\n".encode() + b"tQ" + f"I{offset}\n".encode()
@@ -148,8 +148,8 @@ HOSTILE = {
 }
 
 
-def test_the_hostile_pickles_are_right_but_for_their_one_fault(tmp_path: Path) -> None:
-    """Otherwise the next test could pass for another reason."""
+def test_the_hostile_pickles_have_only_one_fault(tmp_path: Path) -> None:
+    """Otherwise the next test could pass because of another fault."""
     (tmp_path / "x.pth").write_bytes(archive(tensor_pickle(4, 1, "(I3\nt", "(I1\nt")))
     np.testing.assert_array_equal(read_torch_file(tmp_path / "x.pth"), np.zeros(3, np.float32))
 
@@ -163,7 +163,7 @@ def test_hostile_tensors_give_one_line(tmp_path: Path, fault: str) -> None:
 
 
 def test_shared_lists_do_not_explode(tmp_path: Path) -> None:
-    """Each level holds the one below twice: copied each time, 200 levels would take for ever."""
+    """Each level contains the level below twice. With a copy each time, 200 levels would never end."""
     content: list[Any] = []
     for _ in range(200):
         content = [content, content]
@@ -180,7 +180,7 @@ def test_big_endian_files_are_refused(tmp_path: Path, zipped: bool, monkeypatch:
 
 
 def test_refuses_compressed_archives(tmp_path: Path) -> None:
-    """They could unpack to any size."""
+    """Compressed archives could unpack to any size."""
     pickled = tensor_pickle(4, 0, "(I4\nt", "(I1\nt")
     (tmp_path / "x.pth").write_bytes(archive(pickled, compression=zipfile.ZIP_DEFLATED))
     with pytest.raises(WeightsError, match="compressed"):

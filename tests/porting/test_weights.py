@@ -1,4 +1,4 @@
-"""If these fail, weights change on their way between the frameworks, or bad files are not turned away in words."""
+"""If these fail, weights change between the frameworks, or bad files are not refused with a clear message."""
 
 import dataclasses
 import json
@@ -112,7 +112,7 @@ def test_huge_claims_without_content_are_refused_before_memory_is_taken(tmp_path
     (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save(empty))
     with pytest.raises(WeightsError, match=r"no usable conv_1\.weight"):
         sj.load(tmp_path / "x.safetensors")
-    wide = changed(conv_1__weight=np.zeros((100_000, 3, 3, 3), np.float32))  # a parameter of C×C would take 40 GB
+    wide = changed(conv_1__weight=np.zeros((100_000, 3, 3, 3), np.float32))  # a parameter C×C would take 40 GB
     (tmp_path / "x.safetensors").write_bytes(safetensors.numpy.save(wide))
     given = {field: getattr(SMALL, field) for field in ("use_shuffle", "recursive", "topk", "img_range")}
     with pytest.raises(WeightsError, match="has shape"):
@@ -135,7 +135,7 @@ def test_hugging_face_configs_may_say_more(tmp_path: Path) -> None:
 
 
 def foreign(path: Path, config: SeemoReConfig) -> Path:
-    """A file that does not tell what its shapes do not."""
+    """Writes a file of another program, which has no configuration."""
     torch.save(state_dict(config), path)
     return path
 
@@ -269,7 +269,7 @@ def test_unknown_formats_are_refused(tmp_path: Path, target: str) -> None:
 
 @pytest.mark.parametrize("target", FORMATS)
 def test_a_failed_save_leaves_the_old_weights(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when the disk is full."""
+    """The error is the one of a full disk."""
     model = ported(release_model(SMALL), SMALL)
     sj.save(model, tmp_path / target)
 
