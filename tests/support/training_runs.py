@@ -1,4 +1,4 @@
-"""Starting `train.py` in processes of its own, alone or several together, and reading what it left."""
+"""Starts `train.py` in one or several processes, and reads its outputs."""
 
 import os
 import socket
@@ -18,11 +18,11 @@ from seemore_jax.data.preparation import prepare
 from seemore_jax.training.records import read_history
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("parameters", "average", "optimizer", "step")  # of a checkpoint
+PARTS = ("parameters", "average", "optimizer", "step")  # parts of a checkpoint
 
 
 def random_dataset(folder: Path) -> None:
-    """Prepares an image_folder ×2 in `folder`, of images without meaning."""
+    """Prepares a ×2 image_folder with random images in `folder`."""
     rng = np.random.default_rng(0)
     for number in range(4):
         write_image(folder / "images" / f"{number}.png", rng.integers(0, 256, (96, 80, 3), dtype=np.uint8))
@@ -30,9 +30,9 @@ def random_dataset(folder: Path) -> None:
 
 
 class Process(subprocess.Popen[bytes]):
-    """A command in the root of the project, of which each line can be read while it runs.
+    """Command in the root of the project, whose output can be read while it runs.
 
-    It writes to a file without a name: a pipe that nobody empties would stop it for good.
+    It writes to a temporary file, because it would block on a full pipe that nobody reads.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
@@ -42,8 +42,8 @@ class Process(subprocess.Popen[bytes]):
 
     @property
     def output(self) -> str:
-        """What it has written so far."""
-        descriptor = self._printed.fileno()  # reading at a position leaves the process's own where it is
+        """Output so far."""
+        descriptor = self._printed.fileno()  # pread does not change the position at which the process writes
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
 
@@ -61,9 +61,9 @@ def start(
     if process:
         coordinator, count, index = process
         arguments += [f"--coordinator={coordinator}", f"--num_processes={count}", f"--process_id={index}"]
-    # Unoptimized machine code takes half the time to compile, and that is most of what such a small run takes.
+    # Machine code without optimization compiles in half the time; a small run spends most of its time on compilation.
     flags = os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    # One process with several devices stands for one host with several accelerators.
+    # One process with several devices replaces one host with several accelerators.
     environment = {**os.environ, "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={devices}"}
     return Process([sys.executable, *arguments], environment)
 
@@ -78,7 +78,7 @@ def start_together(workdir: Path, data_dir: Path, *fields: str, processes: int, 
 
 
 def free_address() -> str:
-    """HOST:PORT where a coordinator can listen."""
+    """Returns HOST:PORT on which a coordinator can listen."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
@@ -97,20 +97,20 @@ def finish(*running: Process, timeout: float = 300) -> list[tuple[int, str]]:
 
 
 def expect(ended: Sequence[tuple[int, str]], *statuses: int) -> None:
-    """Ends this process with the output of the first one that ended with another status."""
+    """Exits with the output of the first process whose exit status is not among those expected."""
     for status, output in ended:
         if status not in statuses:
             sys.exit(f"a process ended with status {status}, not {' or '.join(map(str, statuses))}:\n{output}")
 
 
 def keep_compiled(folder: Path) -> None:
-    """What the next processes compile goes there."""
+    """Sets the compilation cache of the processes that are started later."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 def wait_for(condition: Callable[[], bool], *running: Process, timeout: float = 300) -> None:
-    """Returns as soon as the condition holds; fails, and ends the processes, if one of them ends before."""
+    """Waits until a condition holds; fails and kills the processes if one of them ends before or time runs out."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline or any(process.poll() is not None for process in running):
@@ -121,38 +121,38 @@ def wait_for(condition: Callable[[], bool], *running: Process, timeout: float = 
 
 
 def losses(workdir: Path) -> dict[int, float]:
-    """The loss of each step on record."""
+    """Returns the recorded loss of each step."""
     entries = read_history(workdir / "history.jsonl")
     return {int(entry["step"]): entry["loss/total"] for entry in entries if "loss/total" in entry}
 
 
 def started_records(workdir: Path) -> int:
-    """How often a run has begun to write records: each time just before it compiles its step."""
+    """Returns how often a run has begun to write records; it does so just before it compiles its step."""
     return len(list((workdir / "tensorboard").glob("*")))
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
-    """The steps of the finished checkpoints."""
+    """Returns the steps of the finished checkpoints."""
     folder = workdir / "checkpoints"
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit()) if folder.exists() else []
 
 
 def damage(checkpoints: Path, step: int) -> None:
-    """Cuts the files of one checkpoint short."""
+    """Truncates the files of one checkpoint."""
     for file in (checkpoints / str(step) / "default").rglob("*"):
         if file.is_file() and file.name != "_METADATA":
             file.write_bytes(file.read_bytes()[:10])
 
 
 def newest_state(workdir: Path) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint: parameters, average, optimizer and step."""
+    """Returns every array of the newest checkpoint: parameters, average, optimizer and step."""
     step = checkpoint_steps(workdir)[-1]
     restored = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "default").absolute())
     return dict(_leaves(restored, ""))
 
 
 def identical_parts(workdir: Path, expected: Path) -> dict[str, bool]:
-    """Which parts of two finished runs are the same, bit for bit."""
+    """Returns which parts of two finished runs are identical, bit for bit."""
     mine, theirs = newest_state(workdir), newest_state(expected)
     identical = {"loss of each step": bool(losses(expected)) and losses(workdir) == losses(expected)}
     for part in PARTS:
