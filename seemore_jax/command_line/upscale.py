@@ -13,6 +13,8 @@ from seemore_jax.data.images import MAX_PIXELS, read_header, read_picture
 from seemore_jax.inference.folder import Outcome, Settings, summary, upscale_files
 from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jobs
 from seemore_jax.network import SeemoRe
+from seemore_jax.network.config import SCALES
+from seemore_jax.porting.weights import DEFAULT_MODEL
 from seemore_jax.system.devices import use_device
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write
@@ -26,8 +28,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command = commands.add_parser("upscale", help="upscale images and folders of images")
     add = command.add_argument
     add("input", metavar="INPUT", nargs="+", help="image file, pattern, or folder with subfolders")
-    add("-o", "--output", type=Path, required=True, help="image file, or a folder for NAME_x4.png (at ×4)")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        help="image file, or a folder for NAME_x4.png (at ×4); by default, files are beside their inputs",
+    )
     add_model_options(command)
+    add("-s", "--scale", type=int, choices=SCALES, help="scale of a bundled model, instead of --model")
     add("--outscale", type=float, metavar="X", help="final factor, if not the model's: the output is then resized")
     add("--suffix", metavar="S", help="end of the names of files in a folder (default: _x and the factor)")
     add("--format", choices=_FORMATS, help="format of the files in a folder (default: png)")
@@ -53,9 +61,13 @@ def run(options: argparse.Namespace) -> int:
     """Upscales all inputs. Returns the exit status: 1 if some failed."""
     # Check the files before the long computation.
     sources = find_sources(options.input, options.output)
-    to_file = is_image_file(options.output)
+    to_file = bool(options.output and is_image_file(options.output))
     if to_file and options.format and options.output.suffix.lower() not in _FORMATS[options.format]:
         raise InputError(f"{options.output}: the suffix does not fit --format {options.format}")
+    if options.scale:
+        if options.model != DEFAULT_MODEL:
+            raise InputError(f"--scale {options.scale}: give either a scale or a model ({options.model})")
+        options.model = f"T-x{options.scale}"
     if options.device:
         use_device(options.device)
     alone = len(sources) == 1 and sources[0].named
@@ -80,7 +92,8 @@ def run(options: argparse.Namespace) -> int:
     if alone and failed:
         raise InputError(str(failed[0].error))
     if not options.quiet:
-        print(_described(outcomes[0]) if alone else f"{options.output}: {summary(outcomes)}")
+        place = f"{options.output}: " if options.output else ""
+        print(_described(outcomes[0]) if alone else place + summary(outcomes))
     return 1 if failed else 0
 
 

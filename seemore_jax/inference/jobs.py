@@ -5,6 +5,8 @@ photo.png            OUTPUT/photo_x4.png
 "scans/*.tif"        OUTPUT/NAME_x4.png
 photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png
 photos/ scans/       OUTPUT/photos/NAME_x4.png, OUTPUT/scans/NAME_x4.png
+
+Without an OUTPUT, the output of a file is beside it, and the outputs of photos/ are in photos_x4/.
 """
 
 import dataclasses
@@ -30,11 +32,13 @@ class Source:
       path: path of the file.
       folder: folder of its output, relative to the output folder.
       named: whether the user gave the name of the file, not a pattern or a folder that contains it.
+      root: the folder that the user gave and that contains the file; None if the user gave no folder.
     """
 
     path: Path
     folder: Path = Path()
     named: bool = True
+    root: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +76,14 @@ def is_image_file(output: Path) -> bool:
     return False
 
 
-def find_sources(inputs: Sequence[str], output: Path) -> list[Source]:
+def find_sources(inputs: Sequence[str], output: Path | None) -> list[Source]:
     """Finds the image files of the inputs.
 
     Images in folders are found by their suffix. Hidden files and the output folder are left out.
 
     Args:
       inputs: names of files, patterns with wildcards, or names of folders.
-      output: output argument.
+      output: output argument; None if there is none.
 
     Returns:
       The files, each once, in the order of the inputs and of the names in them. The list contains files that the user
@@ -91,7 +95,7 @@ def find_sources(inputs: Sequence[str], output: Path) -> list[Source]:
     sources: dict[Path, Source] = {}
     matches = [match for given in inputs for match in _matches(given)]
     for path, named in matches:
-        folder = Path(path.resolve().name) if len(matches) > 1 else Path()
+        folder = Path(path.resolve().name) if len(matches) > 1 and output else Path()
         for source in _in_folder(path, folder, output) if path.is_dir() else [Source(path, named=named)]:
             sources.setdefault(_real(source.path), source)
     if not sources:
@@ -109,9 +113,9 @@ def _matches(given: str) -> list[tuple[Path, bool]]:
     return [(match, False) for match in found if _is_image(match) or (match.is_dir() and "**" not in given)]
 
 
-def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
+def _in_folder(folder: Path, target: Path, output: Path | None) -> list[Source]:
     """Returns the images in a folder and its subfolders, in the order of their paths; `target` is the output folder."""
-    left_out = _real(output)
+    left_out = _real(output) if output else None
     sources = []
     for place, subfolders, names in os.walk(folder):
         here = Path(place)
@@ -120,7 +124,7 @@ def _in_folder(folder: Path, target: Path, output: Path) -> list[Source]:
         )
         files = [here / name for name in sorted(names) if not name.startswith(".")]
         below = target / here.relative_to(folder)
-        sources += [Source(file, below, named=False) for file in files if _is_image(file)]
+        sources += [Source(file, below, named=False, root=folder) for file in files if _is_image(file)]
     return sources
 
 
@@ -133,7 +137,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: str) -> list[Job]:
+def name_jobs(sources: Sequence[Source], output: Path | None, suffix: str, extension: str) -> list[Job]:
     """Makes one job for each source.
 
     An output is NAME + suffix + extension in the output folder. The outputs of files that differ only in their
@@ -142,7 +146,7 @@ def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: s
 
     Args:
       sources: image files to upscale.
-      output: output folder, or the output file if there is only one source.
+      output: output folder, or the output file if there is only one source; None puts outputs beside the inputs.
       suffix: suffix of the names, such as "_x4".
       extension: extension of the outputs, such as ".png".
 
@@ -150,11 +154,14 @@ def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: s
       The jobs in the order of the sources. The error of a job says if its output would overwrite another file.
 
     Raises:
-      InputError: `output` is a file and there are several sources, or a file's name cannot contain the suffix.
+      InputError: `output` is a file and there are several sources, a file's name cannot contain the suffix, or there
+        are neither an output nor a suffix.
     """
+    if output is None and not suffix:
+        raise InputError("--suffix is empty: without it, outputs need a place of their own, which -o names")
     if suffix and Path("name" + suffix).name != "name" + suffix:
         raise InputError(f"--suffix is {suffix!r}, which cannot be part of a file's name")
-    if is_image_file(output):
+    if output and is_image_file(output):
         if len(sources) > 1:
             raise InputError(f"{output}: is one file, but there are {len(sources)} inputs; name a folder")
         targets = {sources[0]: output}
@@ -167,9 +174,11 @@ def name_jobs(sources: Sequence[Source], output: Path, suffix: str, extension: s
     return _checked(targets)
 
 
-def _targets(sources: Sequence[Source], output: Path, suffix: str, extension: str) -> dict[Source, Path]:
+def _targets(sources: Sequence[Source], output: Path | None, suffix: str, extension: str) -> dict[Source, Path]:
     """Returns the output file of each source."""
-    simple = {source: output / source.folder / f"{source.path.stem}{suffix}{extension}" for source in sources}
+    simple = {
+        source: _output_folder(source, output, suffix) / f"{source.path.stem}{suffix}{extension}" for source in sources
+    }
     count = Counter(simple.values())
     return {
         source: target
@@ -177,6 +186,16 @@ def _targets(sources: Sequence[Source], output: Path, suffix: str, extension: st
         else target.with_name(f"{source.path.stem}_{source.path.suffix[1:]}{suffix}{extension}")
         for source, target in simple.items()
     }
+
+
+def _output_folder(source: Source, output: Path | None, suffix: str) -> Path:
+    """Returns the folder of a source's output: without `output`, beside the source or beside the folder it is from."""
+    if output:
+        return output / source.folder
+    if source.root is None:
+        return source.path.parent
+    root = source.root if source.root.name else source.root.resolve()
+    return root.with_name(root.name + suffix) / source.folder
 
 
 def _checked(targets: dict[Source, Path]) -> list[Job]:

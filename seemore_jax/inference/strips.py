@@ -173,7 +173,7 @@ class _Sweeps:
         return self._route(0, statistics)
 
     def _middle_sweep(self, index: int, routing: Routing, summary: Array) -> tuple[Routing, Array]:
-        """Ends group `index` − 1 and begins the next one. Returns the routing and the summary of the latter."""
+        """Computes the rest of group `index` − 1, then the first steps of the next. Returns its routing and summary."""
         statistics = _GroupStatistics(self._config, self._height, self._shape[1])
         groups = self._groups[index - 1], self._groups[index]
 

@@ -1,4 +1,4 @@
-"""If these fail, the self-ensemble averages images that do not lie on each other."""
+"""If these tests fail, the self-ensemble averages images with different orientations."""
 
 import numpy as np
 
@@ -42,5 +42,5 @@ def test_upscale_averages_the_eight() -> None:
     for turns in range(4):
         total += np.rot90(sj.upscale(model, np.rot90(image, turns)), -turns)
         total += np.rot90(sj.upscale(model, np.rot90(image[::-1], turns)), -turns)[::-1]
-    # In 16 bits: what rounding each of the eight, and clipping none, leaves.
+    # With 16 bits, the difference is only that of rounding each of the eight results.
     assert np.abs(sj.upscale(model, image, ensemble=True) - total / 8).max() <= 2

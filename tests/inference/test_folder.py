@@ -1,4 +1,4 @@
-"""If these fail, one bad file costs others, an output is wrong or half, or a file is lost without a word."""
+"""If these tests fail, a bad file stops others, an output is wrong or incomplete, or a file is skipped silently."""
 
 import io
 import resource
@@ -45,7 +45,7 @@ def by_name(outcomes: list[Outcome]) -> dict[str, Outcome]:
 
 
 def test_each_file_is_upscaled_as_if_alone(tmp_path: Path) -> None:
-    """Several types and channels in one folder, in batches."""
+    """The folder contains images of several types and numbers of channels, which are upscaled in batches."""
     model = ported(release_model(CONFIG), CONFIG)
     images: dict[str, np.ndarray] = {f"rgb{n}": np.roll(RGB, n, axis=0) for n in range(3)}
     images |= {"grey": RGB[..., 0], "alpha": RGBA, "deep": RGB.astype(np.uint16) * 257}
@@ -78,7 +78,7 @@ def test_what_a_format_cannot_hold_is_refused_unless_it_is_given_up(model: sj.Se
     refused = by_name(run(model, tmp_path / "in", tmp_path / "a", ".jpg"))
     assert "--flatten" in str(refused["alpha.png"].error)
     assert "--8bit" in str(refused["deep.png"].error)
-    assert refused["opaque.png"].status == "made"  # nothing is lost
+    assert refused["opaque.png"].status == "made"  # alpha without information is dropped
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["opaque_x2.jpg"]
     given_up = run(model, tmp_path / "in", tmp_path / "b", ".jpg", flatten=True, eight_bit=True)
     assert summary(given_up) == "3 made, 0 skipped, 0 failed"
@@ -208,7 +208,7 @@ BAD: dict[str, Callable[[], bytes]] = {
 
 
 def write_odd_inputs(place: Path) -> int:
-    """200 files: good ones, bad ones, and good ones cut at random points or with changed bytes."""
+    """Makes 200 files: good ones, bad ones, and good ones truncated at random points or with changed bytes."""
     (place / "sub").mkdir(parents=True)
     for name, encode in (GOOD | BAD).items():
         (place / name).write_bytes(encode())
@@ -219,14 +219,14 @@ def write_odd_inputs(place: Path) -> int:
         content = bytearray(GOOD[name]())
         if number % 5:
             content = content[: RNG.integers(0, len(content))]
-        else:  # behind the header, so that it stays a claim of the same size
+        else:  # after the header, so that the declared size does not change
             content[RNG.integers(min(64, len(content) - 1), len(content))] ^= 0x55
         (place / "sub" / f"{number:03}-{name}").write_bytes(content)
     return 200
 
 
 def test_200_damaged_or_odd_inputs(model: sj.SeemoRe, tmp_path: Path) -> None:
-    """Each is upscaled or refused with one line; nothing else is lost, and memory stays bounded."""
+    """Each file is upscaled, or refused with a message of one line; the memory stays bounded."""
     count = write_odd_inputs(tmp_path / "in")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcomes = run(model, tmp_path / "in", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""If these fail, files are left out, upscaled twice or under a wrong name, or an input is overwritten."""
+"""If these tests fail, files are left out, upscaled twice, or written to a wrong name, or an input is overwritten."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jo
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Working folder with in/a.png, in/b.JPG, in/sub/a.png, in/.hidden.png and in/notes.txt."""
+    """Makes a working folder with in/a.png, in/b.JPG, in/sub/a.png, in/.hidden.png and in/notes.txt."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.png", "b.JPG", "sub/a.png", "sub/.git/x.png", ".hidden.png", "notes.txt"):
         path = tmp_path / "in" / name

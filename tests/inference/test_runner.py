@@ -1,4 +1,4 @@
-"""If these fail, an image depends on how it was computed, or running out of memory ends what could go on."""
+"""If these tests fail, results depend on the way of computation, or a lack of memory ends a run that could go on."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_sizes_of_one_bucket_share_a_program() -> None:
 
 
 class OutOfMemory:
-    """Stands for a device: calls fail until the strips are short enough."""
+    """Replacement of a device on which calls fail until the strips are short enough."""
 
     def __init__(self, function: Any, most_rows: int) -> None:
         self.function, self.most_rows = function, most_rows
@@ -119,7 +119,7 @@ print(json.dumps([jax.local_device_count(), difference, (found.experts == routin
 
 
 def test_an_image_split_over_devices_is_the_same() -> None:
-    """Rows that the devices do not share evenly, with the padding that makes them even."""
+    """The number of rows is not divisible by the number of devices, so that the image is padded."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     process = subprocess.run(
         [sys.executable, "-c", _SPLIT], cwd=ROOT, capture_output=True, text=True, env=environment, check=False

@@ -1,4 +1,4 @@
-"""If these fail, a large image comes out otherwise than the whole at once would: seams, other experts, or no memory."""
+"""If these tests fail, an image in strips has seams or other experts than the whole image, or needs too much memory."""
 
 import tempfile
 from pathlib import Path
@@ -24,7 +24,7 @@ VARIANTS = {
 
 
 def model_of(config: sj.SeemoReConfig) -> sj.SeemoRe:
-    """A network that is sensitive to what its router and its context see."""
+    """Returns a network whose output depends strongly on its routers and contexts."""
     model = ported(release_model(config), config)
     for group in model.groups:
         group.rank_modulating.mixture_block.mixture.router.linear.kernel[...] *= 100
@@ -35,7 +35,7 @@ def model_of(config: sj.SeemoReConfig) -> sj.SeemoRe:
 
 
 def image_of(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Brighter downwards: strips do not have the means of the whole."""
+    """Returns an image that is brighter at the bottom, so that the means of strips differ from that of the image."""
     image = images(1, height, width)[0] * np.linspace(0.2, 1, height)[:, None, None]
     return np.round(image * 255).astype(np.uint8)[..., :channels]
 
@@ -43,7 +43,7 @@ def image_of(height: int, width: int, channels: int = 3) -> np.ndarray:
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize(("height", "width", "rows"), [(75, 37, 20), (61, 50, 8), (64, 16, 64), (3, 90, 8)])
 def test_strips_are_the_whole_image(name: str, height: int, width: int, rows: int) -> None:
-    """Odd sizes, strips shorter than what a filter sees, a single strip, and sides that are padded."""
+    """The cases are odd sizes, strips shorter than a filter, a single strip, and sides that are padded."""
     model, image = model_of(VARIANTS[name]), image_of(height, width)
     whole, routing = run(model, image[None], dtype=np.float32, strip_rows=0)
     sr, routing_of_strips = upscale_in_strips(model, image, rows, dtype=np.float32)
@@ -102,7 +102,7 @@ def test_a_tie_of_the_router_is_reported() -> None:
 
 
 def test_a_shorter_halo_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the test above: its tolerance is not so wide that anything passes."""
+    """The tolerance of the test above is small enough to detect an error."""
     model, image = model_of(VARIANTS["T"]), image_of(61, 50)
     whole, _ = run(model, image[None], dtype=np.float32, strip_rows=0)
     monkeypatch.setattr(strips, "halo", lambda config: 8)

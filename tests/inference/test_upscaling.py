@@ -1,4 +1,4 @@
-"""If these fail, images come back with another type, other channels, a fringe, or other values than the network's."""
+"""If these tests fail, upscaled images have another type, other channels, a fringe, or wrong values."""
 
 import math
 
@@ -16,7 +16,7 @@ RGB = np.round(images(1, 20, 17)[0] * 255).astype(np.uint8)
 
 @pytest.fixture(scope="module")
 def model() -> sj.SeemoRe:
-    """A network whose output stays near its input, so that upscaled images look like images."""
+    """Returns a network whose output is near its input, so that upscaled images look like images."""
     model = ported(release_model(CONFIG), CONFIG)
     model.upsampler.kernel[...] *= 0.02
     return model
@@ -28,7 +28,7 @@ def test_rgb_is_the_networks_output_clipped_and_rounded(model: sj.SeemoRe) -> No
         sr = run_compiled(model, jnp.asarray(image[None] / peak, jnp.float32))[0]
         upscaled = sj.upscale(model, image)
         assert upscaled.dtype == dtype
-        # One unit: a rounding may fall the other way where two programs differ in the last bit.
+        # One unit, because values may be rounded differently where two programs differ in the last bit.
         assert np.abs(upscaled - np.round(np.clip(sr, 0, 1) * peak)).max() <= 1
 
 
@@ -58,7 +58,7 @@ def test_transparency_is_enlarged_bicubically_and_opaque_colour_untouched(model:
 
 
 def test_colour_hidden_under_transparency_leaves_no_fringe(model: sj.SeemoRe) -> None:
-    """Editors leave black or white under transparent pixels, which must not bleed into the visible edge."""
+    """Editors store black or white in transparent pixels; it must not appear at visible edges."""
     visible = np.arange(RGB.shape[1]) < 9
     alpha = np.broadcast_to(np.where(visible, 255, 0).astype(np.uint8), RGB.shape[:2])
     results = []
@@ -85,7 +85,7 @@ def test_any_factor_is_the_networks_output_resized(model: sj.SeemoRe, channels: 
     upscaled = sj.upscale(model, image, outscale=factor)
     assert upscaled.dtype == np.uint8
     assert upscaled.shape == (math.ceil(20 * factor), math.ceil(17 * factor), *channels)
-    # By way of 8 bits; rounding on the way costs the reference up to one unit each time.
+    # The reference rounds to 8 bits between the steps, each time with an error of up to one unit.
     reference = sj.imresize(sj.upscale(model, image), factor / 2)
     assert np.abs(upscaled.astype(int) - reference)[..., :3].max() <= 2
 
@@ -97,7 +97,7 @@ def test_factors_that_mean_nothing_are_refused(model: sj.SeemoRe, factor: float)
 
 
 def test_a_batch_is_each_image_alone(model: sj.SeemoRe) -> None:
-    """Also one that is filled up."""
+    """The batch is padded in one of the cases."""
     batch = [np.round(image * 255).astype(np.uint8) for image in images(3, 9, 14)]
     for image, upscaled in zip(batch, upscale_images(model, batch, batch_size=4), strict=True):
         assert np.abs(upscaled.image.astype(int) - sj.upscale(model, image)).max() <= 1

@@ -1,4 +1,4 @@
-"""If this fails, the kernels' C++ reads or writes beyond its arrays, races, or computes something else than it says."""
+"""If this test fails, the kernels' C++ accesses memory beyond its arrays, has a data race, or computes wrong values."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent
 
 
 def _missing(folder: Path) -> str:
-    """What this machine lacks for the tests; empty if nothing."""
+    """Returns what the tests need and this machine does not have; an empty string if there is nothing."""
     compiler = os.environ.get("CXX", "").split() or ["c++"]
     for program in ("make", compiler[0]):
         if shutil.which(program) is None:
@@ -31,7 +31,7 @@ def _missing(folder: Path) -> str:
 @pytest.mark.thorough
 @pytest.mark.needs("compiler")
 def test_the_kernels_under_sanitizers(tmp_path: Path) -> None:
-    """As `make test-native`."""
+    """Runs the same tests as `make test-native`."""
     if reason := _missing(tmp_path):
         pytest.skip(reason)
     command = ["make", "-C", str(_FOLDER), "-j2", f"XLA={jax.ffi.include_dir()}", f"BUILD={tmp_path}"]

@@ -1,4 +1,4 @@
-"""If these fail, configurations differ from the release's or nonsense is accepted."""
+"""If these tests fail, configurations differ from those of the release, or wrong values are accepted."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ from flax import nnx
 
 from seemore_jax import InputError, SeemoRe, SeemoReConfig
 
-# Parameters of the nine published configurations (../shared/architecture.md, from the release).
+# Numbers of parameters of the nine published configurations, counted in the release.
 PARAMETERS = {
     ("T", 2): 220_104,
     ("T", 3): 224_979,
@@ -32,8 +32,8 @@ def test_variants_have_the_published_number_of_parameters(name: str, scale: int)
     assert config.variant_name == name
 
 
-# Multiply-accumulates of a 1280×720 output in the paper, in billions, and the sum over the layers of the ranks of the
-# experts that were chosen: the one with which the count has all digits of the paper's.
+# Multiply-accumulate operations for a 1280×720 output in the paper, in billions, and the sum of the ranks of the chosen
+# experts over the layers: the sum for which the count has all digits of the value in the paper.
 PUBLISHED_MACS = {
     ("T", 2): ("44.83", 42),
     ("T", 3): ("20.19", 24),
@@ -63,7 +63,7 @@ def test_macs_are_those_of_the_paper(name: str, scale: int) -> None:
     ids=str,
 )
 def test_macs_are_those_of_the_kernels(changes: dict[str, Any]) -> None:
-    """Each value of a kernel is multiplied once for each pixel at which it is applied."""
+    """Each value of a kernel is multiplied once for each pixel to which it is applied."""
     config, height, width = SeemoReConfig.variant("B", 3, **changes), 240, 426
     counted = 0.0
     for path, leaf in jax.tree_util.tree_flatten_with_path(nnx.state(SeemoRe.abstract(config), nnx.Param))[0]:

@@ -1,4 +1,4 @@
-"""If these fail, the fast depthwise convolution is not the plain one, in value or gradient."""
+"""If these tests fail, the fast depthwise convolution differs from XLA's in value or gradient."""
 
 import jax
 import jax.numpy as jnp

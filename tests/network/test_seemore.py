@@ -1,4 +1,4 @@
-"""If these fail, the network is not the function of the release, or its routing is not sparse or not per image."""
+"""If these tests fail, the network differs from the release, or its routing is not sparse or not per image."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -33,19 +33,19 @@ from tests.support.release import (
 )
 
 ALL_VARIANTS = [(name, scale) for name in VARIANTS for scale in SCALES]
-# Small enough to compile in a moment, with every part of the network in it.
+# Small networks that compile quickly and contain every part of the network.
 SMALL = SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=2)
 
 
 @pytest.mark.parametrize(("name", "scale"), ALL_VARIANTS)
 def test_output_is_that_of_the_release_whichever_experts_are_chosen(name: str, scale: int) -> None:
-    """And a batch is its images one by one: the release takes no batches in evaluation."""
+    """A batch gives the same results as its images one by one; the release takes no batches in evaluation."""
     config = SeemoReConfig.variant(name, scale)
     release = release_model(config)
     sr, routing = run_compiled(ported(release, config), ROUTED_IMAGES, return_routing=True)
     assert sr.dtype == jnp.float32
     np.testing.assert_allclose(sr, run_release(release, ROUTED_IMAGES), rtol=0, atol=PARITY)
-    # Every expert of every layer took part.
+    # Every expert of every layer was chosen.
     assert all(set(routing.experts[:, layer, 0].tolist()) == {0, 1, 2} for layer in range(config.num_layers))
     assert routing.experts.shape == (6, config.num_layers, 1)
     assert routing.probabilities.shape == (6, config.num_layers, 3)
@@ -136,7 +136,7 @@ def test_context_calibration_is_that_of_the_release() -> None:
 
 
 def release_loss(sr: Any, hr: Any, xp: Any, rfft2: Callable[[Any], Any]) -> Any:
-    """L1 + 0.1 · L1 of the real and imaginary parts of an unnormalised real FFT, of (N, C, H, W) images."""
+    """Returns L1 + 0.1 · L1 of the real and imaginary parts of an unnormalised real FFT, of (N, C, H, W) images."""
     spectrum = rfft2(sr) - rfft2(hr)
     return xp.abs(sr - hr).mean() + 0.1 * (xp.abs(spectrum.real).mean() + xp.abs(spectrum.imag).mean()) / 2
 
@@ -144,7 +144,7 @@ def release_loss(sr: Any, hr: Any, xp: Any, rfft2: Callable[[Any], Any]) -> Any:
 GRADIENT_CONFIGS = {
     "T ×4": SeemoReConfig.variant("T", 4),
     "B ×2": SeemoReConfig.variant("B", 2),
-    # All of L's options; its 16 layers would take a minute to compile.
+    # The options of L with fewer layers; 16 layers would take a minute to compile.
     "L ×3, 4 layers": SeemoReConfig.variant("L", 3, num_layers=4),
     "top 2 of 3": dataclasses.replace(SMALL, topk=2),
     "top 3 of 4, no shuffle": dataclasses.replace(SMALL, topk=3, num_experts=4, use_shuffle=False, img_range=255.0),
@@ -177,14 +177,14 @@ def test_gradients_are_those_of_the_release_in_training(name: str) -> None:
 
 
 def expert_mixture() -> tuple[MixtureOfLowRankExperts, jax.Array, jax.Array]:
-    """A mixture with a feature map and a context of two images, of which at most two experts can be chosen."""
+    """Returns a mixture of experts, features and context of two images. Some experts are never chosen."""
     model = ported(release_model(SMALL), SMALL)
     features, context = np.random.default_rng(0).normal(size=(2, 2, 8, 8, SMALL.embedding_dim)).astype(np.float32)
     return model.groups[0].rank_modulating.mixture_block.mixture, jnp.asarray(features), jnp.asarray(context)
 
 
 def test_only_the_chosen_experts_take_part() -> None:
-    """Weights of other experts may be anything: with masking instead of choosing, NaN would spread."""
+    """The weights of the other experts do not matter. With masks instead of a choice, their NaN would spread."""
     mixture, features, context = expert_mixture()
     expected, routing = mixture(features, context)
     chosen = set(np.unique(routing.experts))
@@ -263,7 +263,7 @@ def test_bfloat16_stays_near_float32_and_keeps_parameters_and_router_in_float32(
 
 
 def matrix_products(program: Any) -> Iterator[Any]:
-    """The equations of a program, and of those it calls, that multiply matrices or convolve."""
+    """Yields the equations of a program, and of the programs that it calls, with matrix products or convolutions."""
     for equation in program.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             yield equation
@@ -274,18 +274,18 @@ def matrix_products(program: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("implementation", ["plain", "tpu"])
 @pytest.mark.parametrize("precision", ["highest", "default"])
 def test_precision_reaches_every_product(precision: str, implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a TPU, one product left at the default would quietly be computed in bfloat16."""
+    """On a TPU, a product with the default precision is computed in bfloat16."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     model = zeros(dataclasses.replace(SMALL, precision=precision, implementation=implementation))
     products = list(matrix_products(jax.make_jaxpr(model)(jnp.zeros((1, 16, 16, 3))).jaxpr))
     highest = sum(product.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2 for product in products)
     assert len(products) > 40
-    # Whatever is asked for, what only moves numbers is exact: the resize of the context, say.
+    # The precision is the configuration's, or the highest one where numbers are only moved, as in a resize.
     assert highest == len(products) if precision == "highest" else 0 < highest < len(products) / 4
 
 
 def test_initial_parameters_have_pytorchs_distribution() -> None:
-    """Training from scratch starts alike: same ranges, same spread, tensor by tensor."""
+    """Initial parameters have the same range and the same deviation as in the release, tensor by tensor."""
     config = SeemoReConfig.variant("T", 4)
     torch.manual_seed(0)
     expected = {n: p.detach().numpy() for n, p in seemore.module.SeemoRe(**config.to_dict()).named_parameters()}

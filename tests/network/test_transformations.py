@@ -1,6 +1,6 @@
-"""If these fail, researchers cannot use the network inside some transformation of JAX or Flax, or get wrong values.
+"""If these tests fail, the network cannot be used inside a transformation of JAX or Flax, or is wrong there.
 
-Each case is computed by each implementation, and compared with the plain one.
+Each case is computed by each implementation and compared with the plain one.
 """
 
 import copy
@@ -34,13 +34,13 @@ SHIFT = jnp.asarray([0.1, -0.2])
 Case = Callable[["Network"], Any]
 CASES: dict[str, Case] = {}
 EAGER: set[str] = set()
-# Unoptimized machine code takes half the time to compile, and that is most of what such a small network takes.
+# Machine code without optimization compiles in half the time; a small network spends most of its time on compilation.
 _COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The network under one implementation, as functions of its parameters and of images."""
+    """Network with one implementation, as functions of its parameters and of images."""
 
     graph: nnx.GraphDef[SeemoRe]
     parameters: nnx.State
@@ -57,7 +57,7 @@ class Network:
 
     @property
     def ensemble(self) -> nnx.State:
-        """The parameters of two networks, stacked."""
+        """Returns the stacked parameters of two networks."""
         return jax.tree.map(lambda leaf: jnp.stack([leaf, 0.9 * leaf]), self.parameters)
 
     def upscale(self, parameters: nnx.State, lr: jax.Array) -> jax.Array:
@@ -73,24 +73,24 @@ class Network:
         return self.loss(parameters, image[None])
 
     def loss_of_shift(self, shift: jax.Array) -> jax.Array:
-        """A function of two numbers through everything: one scales all parameters, one shifts the image."""
+        """Returns a function of two numbers: one scales all parameters, one shifts the image."""
         return self.loss(jax.tree.map(lambda leaf: leaf * (1 + shift[0]), self.parameters), self.lr + shift[1])
 
 
 def case(function: Case) -> Case:
-    """Registers a case that is computed inside one `jax.jit`, which takes a fraction of the time."""
+    """Registers a case that is computed inside one `jax.jit`, which is much faster."""
     CASES[function.__name__] = function
     return function
 
 
 def eager_case(function: Case) -> Case:
-    """Registers a case that is computed as it stands."""
+    """Registers a case that is computed without an outer `jax.jit`."""
     EAGER.add(function.__name__)
     return case(function)
 
 
 def computed(name: str, implementation: str) -> Any:
-    """The results of a case."""
+    """Returns the results of a case."""
     network = Network.of(implementation)
     if name in EAGER:
         return CASES[name](network)
@@ -113,7 +113,7 @@ def grad(n: Network) -> Any:
 
 @case
 def grad_with_a_size(n: Network) -> Any:
-    """Of images that are the first rows and columns of their arrays."""
+    """The images are the first rows and columns of their arrays."""
 
     def loss(parameters: nnx.State, padded: jax.Array) -> jax.Array:
         sr = nnx.merge(n.graph, parameters)(padded, size=jnp.asarray(n.lr.shape[1:3]))
@@ -332,7 +332,7 @@ def x64_with_a_size(n: Network) -> Any:
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_to_compile() -> Iterator[None]:
-    """XLA's own depthwise convolutions compile in half the time; `grouped_convolutions` does the same for one test."""
+    """Selects XLA's depthwise convolutions, which compile in half the time, as `grouped_convolutions` for one test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seemore_jax.network.depthwise.sum_of_shifted_products", jax.lax.conv_general_dilated)
         yield
@@ -344,7 +344,7 @@ def _expected(name: str) -> Any:
 
 
 def _case(implementation: str, name: str) -> Any:
-    """A parameter of the test; of the TPU's kernels, which are slow in the interpreter, the quick suite has a few."""
+    """Returns a parameter of the test. The quick suite has only a few for the TPU, whose kernels are slow here."""
     quick = implementation != "tpu" or name in _QUICK_ON_TPU
     return pytest.param(implementation, name, marks=() if quick else pytest.mark.thorough)
 

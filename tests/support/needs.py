@@ -1,6 +1,7 @@
-"""What tests need that pip does not install with them. Where it is missing they are left out, and the end says so.
+"""Requirements of tests that pip does not install, such as a browser or a compiler.
 
-SEEMORE_REQUIRE=chromium,compiler makes a missing one of these a failure instead.
+Tests without their requirement are skipped, and the end of the test run says so. With
+SEEMORE_REQUIRE=chromium,compiler, tests without one of these requirements fail instead.
 """
 
 import importlib.util
@@ -17,7 +18,13 @@ DATA = Path(os.environ.get("SEEMORE_DATA", Path(__file__).parents[3] / "shared" 
 
 
 class Need(NamedTuple):
-    """One of them: what the end of the test run calls its absence, what to do about it, and whether it is there."""
+    """Requirement of tests.
+
+    Attributes:
+      missing: message if it is missing.
+      remedy: how to install it.
+      present: function that returns whether it is present.
+    """
 
     missing: str
     remedy: str
@@ -30,7 +37,7 @@ NEEDS = {
         "apt-get install chromium chromium-driver",
         lambda: None not in (shutil.which("chromium"), shutil.which("chromedriver")),
     ),
-    # Not `native.available()`: kernels that no longer compile have to fail, and not to be left out.
+    # Not `native.available()`: if the kernels do not compile, the tests must fail and not be skipped.
     "compiler": Need(
         "no C++ compiler",
         "apt-get install g++, or CXX=its name",
@@ -46,10 +53,10 @@ NEEDS = {
 
 
 def required() -> list[str]:
-    """The needs that must be there.
+    """Returns the names of the requirements in SEEMORE_REQUIRE.
 
     Raises:
-      pytest.UsageError: SEEMORE_REQUIRE has an unknown name.
+      pytest.UsageError: SEEMORE_REQUIRE contains an unknown name.
     """
     names = [name for name in os.environ.get("SEEMORE_REQUIRE", "").split(",") if name]
     if unknown := set(names) - NEEDS.keys():
@@ -58,7 +65,11 @@ def required() -> list[str]:
 
 
 def require(name: str) -> None:
-    """Leaves the test that calls this out if that need is missing, or fails if it must be there."""
+    """Skips the calling test if a requirement is missing, or fails it if SEEMORE_REQUIRE contains the requirement.
+
+    Args:
+      name: name of the requirement, a key of `NEEDS`.
+    """
     need = NEEDS[name]
     if not need.present():
         message = f"{need.missing}: {need.remedy}"
@@ -68,7 +79,11 @@ def require(name: str) -> None:
 
 
 def summary(reasons: Iterable[str]) -> str:
-    """One line about all tests that were left out, from why each one was: up to a colon that is the kind."""
+    """Returns a line about the skipped tests.
+
+    Args:
+      reasons: reason of each skipped test. The part before a colon is the kind by which they are counted.
+    """
     kinds = Counter(reason.removeprefix("Skipped: ").partition(":")[0] for reason in reasons)
     count = kinds.total()
     counts = ", ".join(f"{kind} ({number})" for kind, number in sorted(kinds.items()))
@@ -76,20 +91,20 @@ def summary(reasons: Iterable[str]) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The mark, and a wrong SEEMORE_REQUIRE before anything is run."""
+    """Registers the mark, and checks SEEMORE_REQUIRE before the first test."""
     config.addinivalue_line("markers", f"needs(name): left out without it; one of {', '.join(NEEDS)}")
     required()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture is made: none has to be ended again for a test that is left out."""
+    """Skips tests before their fixtures are made."""
     for mark in item.iter_markers("needs"):
         require(*mark.args)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was left out, and why, in one line; -rs lists the tests."""
+    """Prints a line about the skipped tests; -rs lists them."""
     reports = terminalreporter.stats.get("skipped", [])
     if reports:
         terminalreporter.write_line(summary(report.longrepr[2] for report in reports))

@@ -1,4 +1,4 @@
-"""The oracle: the PyTorch release's network (`seemore` on PyPI), with weights that exercise all of it."""
+"""Oracle of the parity tests: the network of the PyTorch release (`seemore` on PyPI), with perturbed weights."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ PARITY = 2e-5
 
 
 def images(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Float images (N, H, W, 3) in [0, 1] that differ in colour, contrast and texture, to route differently."""
+    """Returns float images (N, H, W, 3) in [0, 1], different in colour and contrast, so that routings differ."""
     rng = np.random.default_rng(seed)
     color = rng.uniform(0, 1, (count, 1, 1, 3))
     contrast = rng.uniform(0, 0.6, (count, 1, 1, 1))
@@ -28,11 +28,11 @@ ROUTED_IMAGES = images(6, 17, 23)
 
 
 def release_model(config: SeemoReConfig, seed: int = 0) -> Any:
-    """The release's network of that configuration, in evaluation mode, with perturbed weights.
+    """Returns the network of the release in evaluation mode, with perturbed weights.
 
-    PyTorch's initial weights leave the norms trivial and let all images choose the same experts. Here norms
-    have a scale and a shift, and routers are fitted so that image i of `ROUTED_IMAGES` chooses expert i mod
-    num_experts, in every layer.
+    With PyTorch's initial weights, the norms have no effect, and all images choose the same experts. Here, the norms
+    have a scale and a shift, and the routers are fitted so that image i of `ROUTED_IMAGES` chooses expert i mod
+    num_experts in every layer.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -46,6 +46,8 @@ def release_model(config: SeemoReConfig, seed: int = 0) -> Any:
 
 
 def _fit_routers(model: Any, min_side: int) -> None:
+    """Sets the weights of the routers by least squares."""
+
     def fit(router: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         pooled = inputs[0].mean(dim=(2, 3))
         linear = router.body[2]
@@ -56,24 +58,24 @@ def _fit_routers(model: Any, min_side: int) -> None:
     handles = [group.local_block.block.moe_layer.gate.register_forward_pre_hook(fit) for group in model.body]
     missing = [(0, max(0, min_side - side)) for side in ROUTED_IMAGES.shape[1:3]]
     padded = np.pad(ROUTED_IMAGES, ((0, 0), *missing, (0, 0)), mode="edge")
-    model.train()(to_nchw(padded))  # one layer after the other, each with the routers before it fitted
+    model.train()(to_nchw(padded))  # each layer is fitted after the layers before it
     for handle in handles:
         handle.remove()
 
 
 def ported(model: Any, config: SeemoReConfig) -> SeemoRe:
-    """The same network here."""
+    """Returns this project's network with the weights of a network of the release."""
     return from_torch(config, {name: tensor.numpy() for name, tensor in model.state_dict().items()}, "oracle")
 
 
 def zeros(config: SeemoReConfig) -> SeemoRe:
-    """A network whose parameters are all zero, for tests that only need some network."""
+    """Returns a network whose parameters are all zero, for tests that need any network."""
     graph, abstract = nnx.split(SeemoRe.abstract(config))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract))
 
 
 def run_release(model: Any, nhwc: np.ndarray) -> np.ndarray:
-    """The release's output, image by image (in evaluation it takes no larger batch), as (N, H, W, C)."""
+    """Returns the output of the release, (N, H, W, C), computed image by image: evaluation takes no batch."""
     with torch.no_grad():
         return np.concatenate([to_nhwc(model(to_nchw(image[None]))) for image in nhwc])
 
@@ -87,6 +89,6 @@ def to_nhwc(nchw: torch.Tensor) -> np.ndarray:
 
 
 def run_compiled(module: nnx.Module, *arguments: Any, **options: Any) -> Any:
-    """The module's output from a compiled function."""
+    """Returns the output of a module, computed by a compiled function."""
     graph, state = nnx.split(module)
     return jax.jit(lambda state, *inputs: nnx.merge(graph, state)(*inputs, **options))(state, *arguments)

@@ -1,5 +1,5 @@
-"""The type checker that jaxtyping's import hook applies to the package while the tests run."""
+"""Type checker that the import hook of jaxtyping applies to the package during the tests."""
 
 from beartype import BeartypeConf, beartype
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as PEP 484 has it
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is accepted as a float, as in PEP 484

@@ -1,17 +1,17 @@
-"""What a test run inherits from whoever starts it, and must not depend on."""
+"""Independence of the tests from the environment and the signals of the process that starts them."""
 
 import os
 import signal
 
-# What is said to JAX but for where programs are kept and what computes, and what changes which code of ours runs.
+# Variables that change JAX, XLA or the code that runs are removed, except for the compilation cache and the platform.
 _KEPT = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "JAX_PLATFORMS")
 _FOREIGN = ("JAX_", "XLA_", "SLURM_", "SEEMORE_NATIVE")
 
 
 def start_afresh() -> None:
-    """Makes this process, and those that it starts, independent of how it was started."""
-    # Shells start background jobs with SIGINT ignored. Every process would inherit that, and could not be interrupted
-    # by its test; a handler is not inherited.
+    """Makes this process and its children independent of the process that started it."""
+    # Shells start background jobs with SIGINT ignored, and child processes inherit this, so that a test could not
+    # interrupt them. A handler is not inherited.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: None)
     for name in list(os.environ):

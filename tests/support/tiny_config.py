@@ -1,4 +1,4 @@
-"""A run that compiles in seconds, for the tests that start `train.py` as a user does."""
+"""Configuration of a training run that compiles in seconds, for tests that start `train.py` as a user does."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""If these fail, the CPU's kernels are not the plain network, in value or gradient, or their absence breaks it."""
+"""If these tests fail, the CPU's kernels differ from the plain network, or the network fails without them."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ needs_kernels = pytest.mark.needs("compiler")
 
 
 def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: str) -> Any:
-    """Output, routing and the gradients of all parameters and of the input, under one implementation."""
+    """Returns output, routing, and gradients of all parameters and of the input, computed by one implementation."""
     config = dataclasses.replace(config, implementation=implementation)
     expected = {"cpu": cpu.apply_network, "plain": plain.apply_network}[implementation]
     assert implementations.chosen_implementation(config) is expected
@@ -42,7 +42,7 @@ def value_and_gradients(config: SeemoReConfig, lr: jax.Array, implementation: st
     ("fields", "shape"),
     [
         ({"num_layers": 2}, (2, 16, 16)),
-        ({}, (1, 37, 45)),  # no multiple of a vector, nor of 4
+        ({}, (1, 37, 45)),  # multiples neither of a vector nor of 4
         ({"embedding_dim": 36}, (3, 70, 19)),  # several strips of rows
         ({"use_shuffle": False, "recursive": 1, "topk": 2, "lr_space": "linear"}, (2, 21, 50)),
         ({"recursive": 0, "global_kernel_size": 5, "num_experts": 2, "embedding_dim": 7}, (1, 3, 5)),
@@ -83,7 +83,7 @@ def test_longer_filters_than_the_kernels_have_room_for_are_left_to_the_plain_net
 
 @needs_kernels
 def test_the_same_sums_every_time() -> None:
-    """Threads take the strips in any order; an exact resume needs the same bits all the same."""
+    """Threads take the strips in any order. An exact resume of a training run needs identical bits in every order."""
     lr = jax.random.uniform(jax.random.key(1), (4, 70, 20, 3))
     first, second = (value_and_gradients(SMALL, lr, "cpu") for _ in range(2))
     for mine, theirs in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
@@ -92,7 +92,7 @@ def test_the_same_sums_every_time() -> None:
 
 @needs_kernels
 def test_extreme_values_are_those_of_gelu() -> None:
-    """Through the smallest kernel with a GELU: 1x1 maps of the identity around it."""
+    """The test uses the smallest kernel with a GELU, with identity maps before and after it."""
     channels = 4
     values = jnp.asarray([-1e30, -100.0, -13.0, -4.0, -1e-3, 0.0, 1e-3, 4.0, 13.0, 100.0, 1e30, 1.0])
     x = jnp.broadcast_to(values[:, None], (1, 1, 12, channels))
@@ -116,7 +116,7 @@ def test_extreme_values_are_those_of_gelu() -> None:
 
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A process that has not looked for the kernels yet, with an empty cache."""
+    """Prepares a process that has not loaded the kernels, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
     monkeypatch.setattr(native, "available", native.available.__wrapped__)

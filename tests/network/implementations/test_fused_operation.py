@@ -1,7 +1,7 @@
-"""If these fail, kernels do not run where they should, or run where they cannot, or their gradients go astray.
+"""If these tests fail, kernels do not run where they should, or run where they cannot, or gradients are wrong.
 
-The kernels here are functions in JAX whose results are a multiple of what they should be: so a result shows whether a
-kernel or the plain function computed it.
+The kernels here are functions in JAX whose results are a multiple of those of the plain function. A result therefore
+shows whether a kernel or the plain function computed it.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from jaxtyping import Array
 from seemore_jax.network.implementations import fused_operation
 from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 
-FORWARD = 10.0  # the kernels' results are so many times those of the plain function
+# The results of the forward and of the backward kernel are these multiples of those of the plain function.
+FORWARD = 10.0
 BACKWARD = 100.0
 
 IMAGES = jnp.asarray([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
@@ -24,13 +25,13 @@ INDEX = jnp.asarray([0, 2, 1])
 WEIGHT = jnp.asarray([0.5, -1.0, 2.0])
 ALL_ONES = (jnp.ones_like(IMAGES), jnp.ones_like(IMAGES))
 
-# The shapes of the first array in each call of a kernel, when it is traced.
+# Shape of the first array in each call of a kernel, recorded when it is traced.
 _FORWARD_CALLS: list[tuple[int, ...]] = []
 _BACKWARD_CALLS: list[tuple[int, ...]] = []
 
 
 def plain(images: Array, index: Array, weight: Array) -> Arrays:
-    """Of (N, 3) images: two results, of which the second is curved."""
+    """Returns two results for (N, 3) images: the first is linear in the images, the second is quadratic."""
     return images[:, index] * weight, images**2 * weight
 
 
@@ -47,12 +48,12 @@ def backward(arrays: Arrays, cotangents: Arrays) -> Arrays:
 
 
 def operation(**fields: Any) -> FusedOperation:
-    """A new one, which shares no compiled program with another test."""
+    """Returns a new operation, which shares no compiled program with other tests."""
     _FORWARD_CALLS.clear()
     _BACKWARD_CALLS.clear()
     settings: dict[str, Any] = {
         "name": "made_up",
-        "plain": lambda *arrays: plain(*arrays),  # a new function: no other operation is equal
+        "plain": lambda *arrays: plain(*arrays),  # a new function, so that no other operation is equal
         "forward": forward,
         "backward": backward,
         "batched": (0,),
@@ -71,7 +72,7 @@ def plain_total(images: Array, weight: Array) -> Array:
 
 
 def assert_same(mine: Any, expected: Any, times: float = 1.0) -> None:
-    """All arrays of `mine` are `times` those of `expected`."""
+    """Asserts that all arrays of `mine` are `times` those of `expected`."""
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(expected), strict=True):
         assert one.shape == other.shape
         np.testing.assert_allclose(one, times * np.asarray(other), rtol=1e-5, atol=1e-5)
@@ -102,7 +103,7 @@ def test_a_program_for_another_platform_has_no_kernel() -> None:
 
 
 def test_an_exported_program_has_no_kernel() -> None:
-    """It runs on machines that do not have them."""
+    """An exported program runs on machines that do not have the kernels."""
     op = operation()
     exported = jax.export.export(jax.jit(op))(IMAGES, INDEX, WEIGHT)
     assert_same(exported.call(IMAGES, INDEX, WEIGHT), plain(IMAGES, INDEX, WEIGHT))
@@ -111,7 +112,7 @@ def test_an_exported_program_has_no_kernel() -> None:
     assert_same(exported.call(IMAGES, WEIGHT), jax.grad(plain_total, argnums=(0, 1))(IMAGES, WEIGHT))
 
 
-# Mapping.
+# Batching (`vmap`).
 
 
 def test_mapped_images_are_one_call() -> None:
@@ -222,7 +223,7 @@ def test_second_derivatives_are_those_of_the_plain_function(outer: Callable[...,
     assert_same(hessian(IMAGES, WEIGHT), jax.hessian(plain_total, argnums=(0, 1))(IMAGES, WEIGHT))
 
 
-# What was called.
+# Recorded calls.
 
 
 def test_calls_on_concrete_arrays_are_observed() -> None:

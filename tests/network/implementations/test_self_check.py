@@ -1,4 +1,4 @@
-"""If these fail, a kernel that is wrong on somebody's machine is used there, or a right one is not."""
+"""If these tests fail, a kernel that computes wrong values on a machine is used there, or a correct one is not used."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.needs("compiler")
 
 @pytest.fixture(autouse=True)
 def _unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A machine on which nothing was checked yet, but where the kernels are compiled."""
+    """Prepares a machine with compiled kernels on which no self-check has run."""
     native.prepare("gradients")
     assert native.available()
     monkeypatch.delenv("SEEMORE_SELF_CHECK")
@@ -50,14 +50,14 @@ def _unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def _forget() -> None:
-    """What this process knows of verdicts and operations, and programs that hold them."""
+    """Clears the process's caches of verdicts, operations and compiled programs."""
     self_check._verdict.cache_clear()
     cpu_operations.operation.cache_clear()
     jax.clear_caches()
 
 
 def break_kernel(monkeypatch: pytest.MonkeyPatch, name: str, kernel: str) -> None:
-    """Makes the forward or backward kernel of an operation give results that are too large by a hundredth."""
+    """Replaces the forward or backward kernel of an operation by one whose results are too large by a hundredth."""
     operation = cpu_operations._OPERATIONS[name]
     right: Callable[..., Arrays] = getattr(operation, kernel)
 
@@ -88,7 +88,7 @@ def test_right_kernels_are_used_and_the_verdict_is_kept(tmp_path: Path, monkeypa
     gradient(model())
     assert len(verdict_files(tmp_path)) == 2
     _forget()
-    monkeypatch.setattr(self_check, "_compare", lambda *_: pytest.fail("compares again"))
+    monkeypatch.setattr(self_check, "compare", lambda *_, **__: pytest.fail("compares again"))
     assert chosen_implementation(CONFIG) is cpu.apply_network
     more_layers = dataclasses.replace(CONFIG, num_layers=3, scale=4)
     assert chosen_implementation(more_layers) is cpu.apply_network, "the kernels are the same"
@@ -190,14 +190,14 @@ def test_a_damaged_verdict_is_found_again(tmp_path: Path) -> None:
 def test_an_error_of_a_kernel_is_a_failure_that_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(self_check, "_compare", lambda *_: 1 / 0)
+    monkeypatch.setattr(self_check, "compare", lambda *_, **__: 1 / 0)
     assert chosen_implementation(CONFIG) is plain.apply_network
     assert "they fail (division by zero)" in caplog.text
     assert not verdict_files(tmp_path)
 
 
 class Client:
-    """Stands for the coordination service, in which another process has left its verdict."""
+    """Replacement of the coordination service that contains the verdict of another process."""
 
     def __init__(self, other: self_check.Verdict) -> None:
         self.verdicts = {"1": dataclasses.asdict(other)}
@@ -238,5 +238,5 @@ def test_nothing_but_numbers_counts_as_equal() -> None:
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEEMORE_SELF_CHECK", "0")
-    monkeypatch.setattr(self_check, "_compare", lambda *_: pytest.fail("compares"))
+    monkeypatch.setattr(self_check, "compare", lambda *_, **__: pytest.fail("compares"))
     assert chosen_implementation(CONFIG) is cpu.apply_network

@@ -1,4 +1,4 @@
-"""If these fail, the TPU's kernels, here in interpret mode, are not the plain implementation."""
+"""If these tests fail, the TPU's kernels, here in interpret mode, differ from the plain implementation."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from seemore_jax.network.implementations.pallas_stages import MapShape
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
 _FULL = ("float32", "highest")
 _HALF = ("bfloat16", "default")
-# Unoptimized machine code takes half the time to compile, and that is most of what such a small network takes.
+# Machine code without optimization compiles in half the time; a small network spends most of its time on compilation.
 _COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
@@ -29,7 +29,7 @@ def _small(**fields: Any) -> SeemoReConfig:
 
 @pytest.fixture
 def short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Chunks so short that small images have several; kernels for others are forgotten, before and afterwards."""
+    """Sets short chunks, so that small images have several, and clears the cached kernels before and afterwards."""
     monkeypatch.setattr(pallas_stages, "_CHUNK", 128)
     pallas_kernels.fused.cache_clear()
     yield
@@ -37,10 +37,10 @@ def short_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def _arguments(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """The residual groups' structure, their parameters, and their input."""
+    """Returns the graph of the residual groups, their parameters, and an input."""
     random = np.random.default_rng(0)
     graph, shapes = nnx.split(SeemoRe.abstract(config).groups)
-    # Not by the network's own initialisation, which takes longer than all else here.
+    # The initialisation of the network would take longer than everything else here.
     parameters = jax.tree_util.tree_map_with_path(functools.partial(_parameter, random), shapes)
     offsets = 3 * random.standard_normal((shape[0], 1, 1, config.embedding_dim))  # so that images differ in routing
     x = random.standard_normal((*shape, config.embedding_dim)) + offsets
@@ -48,14 +48,14 @@ def _arguments(config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any,
 
 
 def _parameter(random: np.random.Generator, path: Any, leaf: jax.ShapeDtypeStruct) -> Any:
-    """A kernel that keeps the size of what it multiplies, a small bias, or a scale near 1."""
+    """Returns a kernel that preserves the norm of its input, a small bias, or a scale near 1."""
     centre = 1.0 if "scale" in jax.tree_util.keystr(path) else 0.0
     size = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if leaf.ndim > 1 else 0.1
     return (centre + size * random.standard_normal(leaf.shape)).astype(np.float32)
 
 
 def _values(implementation: Any, config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Output and routing."""
+    """Returns output and routing."""
     graph, parameters, x = _arguments(config, shape)
 
     def values(parameters: Any, x: Any) -> Any:
@@ -65,7 +65,7 @@ def _values(implementation: Any, config: SeemoReConfig, shape: tuple[int, int, i
 
 
 def _results(implementation: Any, config: SeemoReConfig, shape: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """Output, routing, and gradients with respect to parameters and input."""
+    """Returns output, routing, and gradients with respect to parameters and input."""
     graph, parameters, x = _arguments(config, shape)
     direction = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
 
@@ -92,7 +92,7 @@ def _assert_same_values(mine: tuple[Any, Any], expected: tuple[Any, Any]) -> Non
 
 def _assert_same(config: SeemoReConfig, shape: tuple[int, int, int]) -> Any:
     *values, gradients = _results(tpu, config, shape)
-    # What is computed once more has no effect on values; without it the plain network is compiled only once.
+    # Rematerialization does not change values. Without it, the plain network is compiled only once.
     *expected_values, expected_gradients = _expected_results(dataclasses.replace(config, rematerialize=False), shape)
     _assert_same_values(tuple(values), tuple(expected_values))
     for (path, mine), expected in zip(
@@ -127,7 +127,7 @@ def test_layers_follow_one_another(rematerialize: bool) -> None:
 @pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions", "short_chunks")
 def test_gradients_of_the_longest_filter_and_of_two_reductions() -> None:
-    """The neighbourhood is longer than a chunk, and than the image."""
+    """The neighbourhood of a chunk is longer than the chunk and than the image."""
     fields = {"global_kernel_size": 33, "recursive": 2, "use_shuffle": False, "lr_space": "linear", "num_experts": 2}
     _assert_same(_small(**fields, embedding_dim=8), (2, 17, 16))
 
@@ -139,11 +139,11 @@ _OPTIONS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"recursive": 2, "topk": 2, "embedding_dim": 36}, (1, 18, 16)),
     ({"embedding_dim": 5, "use_shuffle": False, "num_experts": 2, "topk": 2}, (2, 5, 7)),
 ]
-# The filters reach over two chunks, over three, and over no other pixel.
+# The filters read two chunks, three chunks, and one pixel.
 _IN_CHUNKS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"global_kernel_size": 11}, (2, 12, 40)),
     ({"global_kernel_size": 33, "recursive": 0}, (1, 20, 19)),
-    ({"global_kernel_size": 1, "recursive": 0}, (1, 16, 16)),  # whole chunks: without padding
+    ({"global_kernel_size": 1, "recursive": 0}, (1, 16, 16)),  # whole chunks, without padding
 ]
 
 
@@ -166,7 +166,7 @@ def test_values_across_the_borders_of_chunks(fields: dict[str, Any], shape: tupl
 @pytest.mark.thorough
 @pytest.mark.usefixtures("grouped_convolutions")
 def test_bfloat16_is_as_exact_as_that_of_the_plain_implementation() -> None:
-    """In values and gradients, measured from the plain network in float32."""
+    """The errors of values and gradients are measured against the plain network in float32."""
     shape = (2, 9, 8)
     full, half = (_small(compute_dtype=dtype, precision=precision) for dtype, precision in (_FULL, _HALF))
     exact = _results(plain, full, shape)
@@ -178,7 +178,7 @@ def test_bfloat16_is_as_exact_as_that_of_the_plain_implementation() -> None:
 
 
 def _error(mine: Any, exact: Any) -> float:
-    """The Euclidean norm of the difference of all arrays, each of which is given the same weight."""
+    """Returns the Euclidean norm of the differences of all arrays, each with the same weight."""
 
     def relative(a: Any, b: Any) -> Any:
         return jnp.linalg.norm(a.astype(jnp.float32) - b) / (jnp.linalg.norm(b) + 1e-6)
