@@ -158,7 +158,7 @@ def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert sj.__version__ in capsys.readouterr().out
-    for wrong in ([], ["enlarge"], ["upscale", "x.png"], ["info", "x", "--use_shuffle", "maybe"]):
+    for wrong in ([], ["enlarge"], ["upscale"], ["info", "x", "--use_shuffle", "maybe"]):
         with pytest.raises(SystemExit, match="2"):
             main(wrong)
 
@@ -193,3 +193,25 @@ def test_models_are_listed_with_their_purpose_and_result(capsys: pytest.CaptureF
     for line in lines:
         assert re.search(r"×[234]  \d\.\d MB  Set5 \d\d\.\d\d / 0\.\d{4}  upscaling .*\.", line), line
     assert sum("(default)" in line for line in lines) == 1
+
+
+def test_an_image_alone_is_upscaled_beside_itself(model: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(image), "-m", str(model)]) == 0
+    assert read_image(image.with_name("picture_x2.png")).shape == (32, 36, 3)
+    assert f"{image.with_name('picture_x2.png')}: 18×16 → 36×32" in capsys.readouterr().out
+    assert main([str(image), "-m", str(model)]) == 0
+    assert "exists already" in capsys.readouterr().out
+
+
+def test_a_scale_chooses_the_bundled_model(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(image), "-s", "3"]) == 0
+    assert read_image(image.with_name("picture_x3.png")).shape == (48, 54, 3)
+    assert main([str(image), "-s", "3", "-m", "T-x2"]) == 2
+    assert "give either a scale or a model" in capsys.readouterr().err
+
+
+def test_an_option_works_under_its_old_name_with_a_notice(
+    model: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(image), "-m", str(model), "--tile", "8"]) == 0
+    assert "--tile is now called --strip_rows" in capsys.readouterr().err

@@ -124,3 +124,17 @@ def test_an_output_whose_name_would_be_too_long_is_refused(tmp_path: Path) -> No
     named = name_jobs(find_sources([str(tmp_path)], tmp_path / "out"), tmp_path / "out", "_x2", ".png")
     assert [bool(job.error) for job in named] == [False, True]
     assert "too long" in str(named[1].error)
+
+
+def test_without_an_output_files_go_beside_their_inputs(folder: Path) -> None:
+    def beside(*inputs: str) -> dict[str, str]:
+        named = name_jobs(find_sources(inputs, None), None, "_x2", ".png")
+        return {str(job.source): str(job.target) for job in named}
+
+    assert beside("in/a.png") == {"in/a.png": "in/a_x2.png"}
+    assert beside("in/?.png") == {"in/a.png": "in/a_x2.png"}
+    files = {"in/a.png": "in_x2/a_x2.png", "in/b.JPG": "in_x2/b_x2.png", "in/sub/a.png": "in_x2/sub/a_x2.png"}
+    assert beside("in") == files
+    assert beside("in/sub", "in/a.png") == {"in/sub/a.png": "in/sub_x2/a_x2.png", "in/a.png": "in/a_x2.png"}
+    with pytest.raises(sj.InputError, match="--suffix is empty"):
+        name_jobs(find_sources(["in"], None), None, "", ".png")

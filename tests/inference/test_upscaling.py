@@ -103,3 +103,11 @@ def test_a_batch_is_each_image_alone(model: sj.SeemoRe) -> None:
         assert np.abs(upscaled.image.astype(int) - sj.upscale(model, image)).max() <= 1
     with pytest.raises(sj.InputError, match="one shape"):
         upscale_images(model, [RGB, RGB[:5]])
+
+
+def test_keywords_work_under_their_old_names_with_a_notice(model: sj.SeemoRe) -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    with pytest.warns(FutureWarning, match=r"upscale\(tile=…\) is now upscale\(strip_rows=…\)"):
+        np.testing.assert_array_equal(sj.upscale(model, image, tile=8), sj.upscale(model, image, strip_rows=8))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tiles'"):
+        sj.upscale(model, image, tiles=8)
