@@ -105,6 +105,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.thorough
 def test_wrong_inputs_give_one_line_and_status_2(tmp_path: Path) -> None:
     sj.save(zeros(sj.SeemoReConfig.variant("T", 2)), tmp_path / "t2.safetensors")
     write_image(tmp_path / "S" / "x.png", np.zeros((40, 40), np.uint8))

@@ -16,6 +16,7 @@ from tests.support.odd_images.encoders import png
 BOMB_MEGABYTES = 20
 
 
+@pytest.mark.thorough
 def test_odd_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Does what `python -m benchmarks.damaged_inputs` does, with fewer files and in this process."""
     capsys.readouterr()

@@ -62,6 +62,7 @@ def test_training_has_the_same_loss_in_both_frameworks() -> None:
     assert result["temporary_bytes"].keys() == {"seemore-jax (auto)", "seemore-jax (auto, rematerialized)"}
 
 
+@pytest.mark.thorough
 def test_training_steps_are_the_same_in_both_frameworks() -> None:
     release = peers.release_network(TINY)
     batch = training.random_batch(2, 16, 2)

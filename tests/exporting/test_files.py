@@ -36,6 +36,7 @@ def run_file(path: Path, lr: np.ndarray) -> Any:
     return network.run(None, {"lr": lr.transpose(0, 3, 1, 2)})[0].transpose(0, 2, 3, 1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("suffix", [".stablehlo", ".onnx"])
 def test_bundled_weights_on_a_photograph(
     suffix: str, photograph: tuple[np.ndarray, np.ndarray], tmp_path: Path

@@ -30,6 +30,7 @@ np.savez("sr.npz", **{name: network(lr) for name, lr in np.load("lr.npz").items(
 """
 
 
+@pytest.mark.thorough
 def test_every_image_and_size_without_this_package(tmp_path: Path) -> None:
     release = release_model(CONFIGS["T"])
     export(ported(release, CONFIGS["T"]), tmp_path / "network.stablehlo")

@@ -225,6 +225,7 @@ def write_odd_inputs(place: Path) -> int:
     return 200
 
 
+@pytest.mark.thorough
 def test_200_damaged_or_odd_inputs(model: sj.SeemoRe, tmp_path: Path) -> None:
     """Each file is upscaled, or refused with a message of one line; the memory stays bounded."""
     count = write_odd_inputs(tmp_path / "in")

@@ -118,6 +118,7 @@ print(json.dumps([jax.local_device_count(), difference, (found.experts == routin
 """
 
 
+@pytest.mark.thorough
 def test_an_image_split_over_devices_is_the_same() -> None:
     """The number of rows is not divisible by the number of devices, so that the image is padded."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

@@ -101,6 +101,7 @@ print(json.dumps([sorted(found), len(set(map(tuple, found.values()))), sorted(se
 """
 
 
+@pytest.mark.thorough
 def test_a_large_image_is_computed_on_one_device() -> None:
     """A program on all devices, started by several threads, stands still for ever on accelerators."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

@@ -81,6 +81,7 @@ def assert_same_run(workdir: Path, expected: Path) -> None:
     assert (workdir / final).read_bytes() == (expected / final).read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_what_it_promises(uninterrupted: Path) -> None:
     assert list(losses(uninterrupted)) == list(range(1, 31))
     assert checkpoint_steps(uninterrupted) == [10, 20, 30]
@@ -108,6 +109,7 @@ def test_killed_at_random_moments_it_ends_the_same(data_dir: Path, uninterrupted
     assert_same_run(tmp_path, uninterrupted)
 
 
+@pytest.mark.thorough
 def test_sigterm_saves_and_exits_with_143(data_dir: Path, uninterrupted: Path, tmp_path: Path) -> None:
     process = start(tmp_path, data_dir, "checkpoint_every=100")
     wait_for_first_loss(tmp_path, process)

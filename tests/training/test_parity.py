@@ -94,6 +94,7 @@ def take_steps(count: int, **options: Any) -> Run:
     )
 
 
+@pytest.mark.thorough
 def test_losses_of_20_steps_are_those_of_pytorch() -> None:
     model = release_model(TINY).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.99))

@@ -148,6 +148,7 @@ def test_a_wrong_kernel_is_caught_inside_the_first_jit_of_a_user(monkeypatch: py
     np.testing.assert_allclose(upscaled, jax.jit(model("plain"))(LR), rtol=0, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_a_wrong_kernel_is_caught_by_upscale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
