@@ -86,6 +86,14 @@ class ImageLayout(NamedTuple):
     region: Int32[Array, "9"]
     config: SeemoReConfig
 
+    def field(self, name: str) -> Int32[Array, ""]:
+        """Returns one value of the region.
+
+        Args:
+          name: name of a field of `KernelRegion`.
+        """
+        return self.region[KernelRegion._fields.index(name)]
+
     def apply(self, name: str, *arrays: Array) -> tuple[Array, ...]:
         """Applies an operation of `cpu_operations` to the image.
 
@@ -108,7 +116,8 @@ class ImageLayout(NamedTuple):
             return self
         begin, end = self.valid_region.begin - margin, self.valid_region.end + margin
         rows = jnp.stack([jnp.maximum(begin, 0), jnp.minimum(end, self.valid_region.height)])
-        return self._replace(region=self.region.at[7:].set(rows))
+        position = KernelRegion._fields.index("compute_begin")
+        return self._replace(region=self.region.at[position : position + 2].set(rows))
 
 
 def image_layout(shape: tuple[int, ...], config: SeemoReConfig, valid_region: ValidRegion | None) -> ImageLayout:
@@ -198,7 +207,8 @@ def _residual_group(
     block = group.rank_modulating.mixture_block
     embedded = embed(group, x, layout)
     features, context, total = layout.apply("features_and_context", embedded, *features_weights(block))
-    routing = block.mixture.route(block.mixture.router.choose(total / (layout.region[3] * layout.region[1])))
+    mean = total / (layout.field("image_height") * layout.field("width"))
+    routing = block.mixture.route(block.mixture.router.choose(mean))
     if block.recursive:
         (reduced,) = layout.apply("reduction", context, *taps_of(block.aggregate))
         reduced = _reduced(reduced, layout)

@@ -16,8 +16,8 @@
 
 namespace seemore {
 
-// Most rows of a strip. Long strips recompute less, because the rows at the edges of a strip are computed twice. Short
-// strips need less scratch memory: backward kernels keep all rows of a strip in it.
+// Largest number of rows of a strip. Long strips recompute less, because the rows at the edges of a strip are computed
+// twice. Short strips need less scratch memory: backward kernels keep all rows of a strip in it.
 constexpr int kForwardStripRows = 48;
 constexpr int kBackwardStripRows = 32;
 
