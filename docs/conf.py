@@ -30,6 +30,8 @@ napoleon_use_rtype = False
 python_maximum_signature_line_length = 100
 # In docstrings, a word in single backticks is code.
 default_role = "code"
+# Names of axes in shapes, such as "height", look like references to attributes of that name.
+suppress_warnings = ["ref.python"]
 # Names in type annotations that have no page here: those of other packages, whose look-up needs a network, and those
 # that begin with an underscore.
 nitpick_ignore_regex = [(r"py:.*", r"(?!seemore_jax\.).*"), (r"py:.*", r".*\._\w+")]

@@ -85,14 +85,10 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
     """Loads a model.
 
     Args:
-      source: one of
-        - a `.pth` or `.pt` file, for which PyTorch need not be installed;
-        - a `.safetensors` file;
-        - a directory with `model.safetensors`;
-        - the name of bundled weights: "T-x2", "T-x3" or "T-x4";
-        - a repository of the Hugging Face hub with such a directory, as "user/name", or as "user/name@revision" for a
-          branch, a tag or a commit. This needs the extra `hub`.
-        A path that exists is preferred. If there is a folder `user`, the hub is not asked.
+      source: a `.pth` or `.pt` file, for which PyTorch need not be installed; a `.safetensors` file; a directory with
+        `model.safetensors`; the name of bundled weights, "T-x2", "T-x3" or "T-x4"; or a repository of the Hugging Face
+        hub with such a directory, as "user/name", or as "user/name@revision" for a branch, a tag or a commit, which
+        needs the extra `hub`. A path that exists is preferred. If there is a folder `user`, the hub is not asked.
       **overrides: fields of `SeemoReConfig`. Most fields follow from the shapes. `use_shuffle`, `recursive`, `topk` and
         `img_range` are needed for a file of another program whose network is not one of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
