@@ -13,9 +13,13 @@ from seemore_jax.training.experiment import configuration_error, unknown_field
 
 
 def run_script(command: Callable[[], int | None]) -> None:
-    """Runs a script whose options are absl flags, and exits.
+    """Parses the flags of a script by absl, runs its command, and exits with the command's status.
 
-    A wrong flag or configuration gives one line and status 2, like every other wrong input.
+    A wrong flag or configuration gives one line and status 2, like every other wrong input. Messages of libraries below
+    the level of a warning are not printed.
+
+    Args:
+      command: returns an exit status, or None for 0.
     """
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX report each of their steps
     app.run(lambda _: sys.exit(exit_status(command)), flags_parser=_parse_flags)

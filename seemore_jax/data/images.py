@@ -223,7 +223,7 @@ def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     """Converts an image to 8-bit RGB: repeats grey in three channels, rounds 16 bits, and drops transparency.
 
     Args:
-      image: uint8 or uint16; (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+      image: uint8 or uint16; (H, W) or (H, W, 1 to 4).
 
     Returns:
       uint8, (H, W, 3).
@@ -231,7 +231,8 @@ def to_rgb8(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     image = to_8_bits(image)
     if image.ndim == 2:
         image = image[..., None]
-    return np.ascontiguousarray(np.broadcast_to(image[..., :3], (*image.shape[:2], 3)))
+    colors = image[..., :3] if image.shape[2] > 2 else image[..., :1]
+    return np.ascontiguousarray(np.broadcast_to(colors, (*image.shape[:2], 3)))
 
 
 def _read_pillow(path: Path, max_pixels: int, *, single: bool) -> Picture:

@@ -1,8 +1,8 @@
-"""Detection of lost and slow processes of a run, so that no process waits without a message for one that is lost.
+"""Detects lost and slow processes of a run. A process that waits for a lost one prints a message and ends.
 
 The processes exchange heartbeats through the key-value store of JAX's coordination service, which process 0 runs.
-Without heartbeats, a lost process would show as an error of the next collective, as an abort by JAX, or not at all; and
-the other processes would not learn of an error in one of them.
+Without heartbeats, a lost process would show as an error of the next collective operation, as an abort by JAX, or not
+at all; and the other processes would not learn of an error in one of them.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from seemore_jax.system.errors import one_line
 from seemore_jax.system.exit_status import LOST, REPEATS, explain
 from seemore_jax.system.processes import coordination_client, coordinator_address
 
-# Time between two heartbeats of a process. With each one, it also reads the messages of the others.
+# Once in this time, a process sends a heartbeat and reads the messages of the others.
 POLL_SECONDS = 2.0
-# A process that is behind the others or silent for this long is named in the log. The others wait for it.
+# A process that is behind the others or silent for this long is named on standard error. The others wait for it.
 SLOW_SECONDS = 8.0
-# A process that is silent for this long is lost. A slow process is not silent, unless its whole machine is stopped.
+# A process that is silent for this long is lost. A slow process still sends heartbeats, from another thread.
 SILENT_SECONDS = 20.0
 
 _ALIVE = "seemore/alive"
@@ -40,7 +40,7 @@ _DONE = "done"
 
 @runtime_checkable
 class Store(Protocol):
-    """The methods that are used of JAX's client of the coordination service."""
+    """The methods of JAX's coordination client that this module calls."""
 
     def key_value_set(self, key: str, value: str, allow_overwrite: bool = False) -> None: ...
 
@@ -48,14 +48,14 @@ class Store(Protocol):
 
 
 class Heartbeat:
-    """The heartbeats of this process. It ends the process when another one is lost.
+    """Sends the heartbeats of this process, and ends the process when another one is lost.
 
     Args:
       store: the key-value store of the run.
       index: number of this process.
       count: number of processes.
       address: HOST:PORT of process 0.
-      advice: what the user should do after a process was lost; ends the error message.
+      advice: what the user should do after a process was lost; it is printed at the end of the error message.
     """
 
     def __init__(self, store: Store, index: int, count: int, address: str, advice: str) -> None:
@@ -80,7 +80,7 @@ class Heartbeat:
         return self
 
     def begins(self, step: int) -> None:
-        """Announces the step that this process is about to compute. It waits for processes that are not yet there.
+        """Announces the step that this process is about to compute. This method does not wait for the others.
 
         Args:
           step: number of the step, from 1.
@@ -90,7 +90,7 @@ class Heartbeat:
     def close(self) -> None:
         """Ends the heartbeats: this process no longer needs the others."""
         self._closed.set()
-        with contextlib.suppress(Exception):  # if the store is gone, another place reports why
+        with contextlib.suppress(Exception):  # if the store is gone, `_watch_coordinator` reports why
             self._store.key_value_set(f"{_ALIVE}/{self._index}", _DONE, allow_overwrite=True)
 
     def give_up(self, error: BaseException) -> NoReturn:
@@ -101,8 +101,8 @@ class Heartbeat:
         """
         status, line = explain(error)
         if status == LOST and isinstance(error, RuntimeError):
-            # A collective raises this when a process is lost. Within this time, the monitor finds out which one, and
-            # ends this process with that message.
+            # A collective raises this when a process is lost. During this sleep, the monitor learns which one, and ends
+            # this process with that message.
             time.sleep(SILENT_SECONDS + 3 * POLL_SECONDS)
         if not line:
             traceback.print_exception(error)
@@ -191,7 +191,7 @@ class Heartbeat:
         """Prints why this process ends, on a line of its own even if there is a progress bar.
 
         Returns:
-          Whether this is the first reason. A thread with a second reason waits, so that the first one can be told.
+          Whether no other thread has printed a reason. If one has, this thread waits until the others are told.
         """
         with self._ending:
             first = self._status is None
@@ -205,7 +205,7 @@ class Heartbeat:
 
 
 class ProcessMonitor:
-    """The view of process 0 on all processes: which are slow, and which are lost.
+    """Finds slow and lost processes, for process 0.
 
     Attributes:
       lost: number of the lost process, and the reason; None while no process is lost.
@@ -230,7 +230,7 @@ class ProcessMonitor:
           now: time in seconds.
 
         Returns:
-          Lines for the log.
+          Lines for standard error.
         """
         for index in range(self._count):
             if index not in self._changed or signs.get(index) != self._signs.get(index):
@@ -254,7 +254,7 @@ class ProcessMonitor:
         return lines
 
     def _name(self, index: int, step: int, front: int, now: float) -> list[str]:
-        """Returns a line about a process that is behind; the next one follows after twice the time."""
+        """Returns one line about a slow process, or none if the last one is too recent; the pause doubles."""
         since = min(self._behind.setdefault(index, now), self._changed[index])
         lasted = now - since
         if lasted < max(SLOW_SECONDS, 2 * self._named.get(index, 0)):
@@ -300,7 +300,7 @@ def _delay_aborts() -> None:
 
 
 def _aborting() -> bool:
-    """Returns whether a thread of this process is in that handler: on Linux, it then blocks SIGABRT but not SIGSEGV."""
+    """Returns whether a thread is in the handler of `_delay_aborts`, where it blocks SIGABRT, not SIGSEGV (Linux)."""
     for thread in Path("/proc/self/task").glob("*/status"):
         with contextlib.suppress(OSError):  # a thread that has ended
             mask = int(re.findall(r"^SigBlk:\s*(\w+)", thread.read_text(), re.MULTILINE)[0], 16)

@@ -1,7 +1,8 @@
-"""Feeds: where the training step gets its patches from.
+"""A feed gives the training step its patches.
 
-There are two: batches that the host decodes, and tiles that lie decoded on the devices, from which the step cuts its
-patches. Either way, patch i of a run is a pure function of the seed and of i.
+There are two: batches that the host decodes, and tiles (pieces of the training images) that are kept decoded in the
+memory of the devices, from which the step cuts its patches. Patch i of a run depends only on the seed and on i, and, if
+the tiles are split over several devices, on the device.
 """
 
 import functools
@@ -23,7 +24,7 @@ from seemore_jax.training.step import SPLIT, Fetch, as_they_are, to_devices
 
 @runtime_checkable
 class Feed(Protocol):
-    """What the training step is called with, and how it computes patches from that.
+    """A feed yields the inputs of the training step, and has the function that makes patches of them.
 
     Attributes:
       fetch: computes (lr, hr) on each device from the step's two inputs.
@@ -36,7 +37,10 @@ class Feed(Protocol):
     note: str
 
     def inputs(self, first_step: int) -> Iterator[tuple[Any, Array]]:
-        """Yields the two inputs of each step, from step `first_step` on, without end.
+        """Yields the two inputs of each step, without end.
+
+        Args:
+          first_step: number of steps that are already done; the first inputs are those of the next step.
 
         Raises:
           InputError: an image is damaged or of another scale.
@@ -57,7 +61,7 @@ def open_feed(experiment: Experiment, mesh: Mesh) -> Feed:
 
 
 class HostFeed:
-    """The feed of batches that the host decodes."""
+    """A feed that yields batches of patches, which the host decodes."""
 
     fetch: Fetch = staticmethod(as_they_are)
     first_spec = SPLIT
@@ -84,7 +88,7 @@ class HostFeed:
 
 
 class DeviceFeed:
-    """The feed of tiles on the devices: the inputs of a step are all tiles, and which patches to cut from them.
+    """A feed that keeps all tiles on the devices, and yields them with the positions of the patches to cut.
 
     Raises:
       InputError: the tiles do not fit on the devices.

@@ -1,4 +1,4 @@
-"""A training run from its experiment to its final weights, through any number of interruptions."""
+"""Runs a training from its experiment to the final weights, and continues it after interruptions."""
 
 import contextlib
 import dataclasses
@@ -42,7 +42,7 @@ from seemore_jax.training.validation import Validation
 
 
 def train(experiment: Experiment, workdir: AnyPath, heartbeat: Heartbeat | None = None) -> int:
-    """Trains, or goes on training, until `experiment.num_steps` or a signal.
+    """Trains from the newest checkpoint, or from step 0, until step `experiment.num_steps` or a signal.
 
     Writes into `workdir`: `checkpoints/`, `weights/step_*.safetensors` at each validation and
     `weights/final.safetensors` at the end, `tensorboard/`, `history.jsonl`, `curves.png`, `config.json` and
@@ -51,14 +51,15 @@ def train(experiment: Experiment, workdir: AnyPath, heartbeat: Heartbeat | None 
     Args:
       experiment: what to train and how.
       workdir: the run's folder. All processes of a run call this function together, and all see this folder.
-      heartbeat: is told which step this process computes.
+      heartbeat: announces each step of this process to the other processes; None in a run of one process.
 
     Returns:
       The exit status: 0 when all steps are done, 128 + the signal's number after a signal.
 
     Raises:
-      InputError: the experiment, the data or the workdir cannot be used (found before anything is compiled), or the
-        loss is no longer finite (raised by all processes after the same step).
+      InputError: the experiment, the dataset or the workdir cannot be used (found before anything is compiled); an
+        image is damaged (found when it is read); or the loss is no longer finite (raised by all processes after the
+        same step).
     """
     mesh = make_mesh()
     experiment.check_devices(mesh.size)
@@ -94,7 +95,7 @@ def train(experiment: Experiment, workdir: AnyPath, heartbeat: Heartbeat | None 
 
 
 def _prepare_dataset(experiment: Experiment) -> None:
-    """Prepares the dataset of an experiment that names its photographs itself; all processes wait for the first."""
+    """Prepares the dataset from `experiment.sources`, if there are any. Process 0 does it; the others wait."""
     if experiment.sources:
         if jax.process_index() == 0:
             prepare(experiment.dataset, experiment.data_dir, scales=(experiment.scale,), sources=experiment.sources)
@@ -145,7 +146,7 @@ def initial_parameters(experiment: Experiment) -> nnx.State:
 
 
 class _Inputs:
-    """The arguments of each step after the state: the feed's two inputs, and whether this process was asked to stop."""
+    """Yields the arguments of each step besides the state: the feed's inputs, and whether this process is to stop."""
 
     def __init__(self, feed: Feed, mesh: Mesh, request: StopRequest, first_step: int) -> None:
         self._feed: Iterator[tuple[Any, Array]] = feed.inputs(first_step)
@@ -165,7 +166,7 @@ def _run_steps(
     journal: "_Journal",
     heartbeat: Heartbeat | None,
 ) -> TrainState:
-    """Advances the state to the last step, or until some process is asked to stop."""
+    """Runs steps until the last one, or until a process is asked to stop."""
     compiled = None
     done = int(state.step)
     while done < experiment.num_steps and not journal.progress.stop_requested:
@@ -182,7 +183,7 @@ def _run_steps(
 
 
 class _Journal:
-    """What a run writes down: progress, records, validations, checkpoints and weights.
+    """Writes everything that a run leaves behind: progress, records, validations, checkpoints and weights.
 
     All processes have one and call its methods together; only the first one writes records and weights.
 
@@ -213,7 +214,7 @@ class _Journal:
         self.progress.say(f"going on from step {first_step}" if first_step else "")
 
     def after_step(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Takes the metrics of a step; validates and saves the state after every so many steps."""
+        """Takes the metrics of a step; validates and saves the state after steps for which the experiment says so."""
         self.progress.add(step, metrics)
         validate = step == self._experiment.num_steps or step % self._experiment.validate_every == 0
         if not (validate or step % self._experiment.checkpoint_every == 0 or self.progress.stop_requested):
@@ -231,7 +232,7 @@ class _Journal:
         """Exports the final weights if all steps are done. Returns the exit status."""
         done = int(state.step)
         if done < self._experiment.num_steps:
-            # All processes stop after the same step. Those that got no signal themselves report the usual one.
+            # All processes stop after the same step. A process without a signal of its own reports SIGTERM.
             number = request.signal or signal.SIGTERM
             self.progress.say(f"stopped by {signal.Signals(number).name} after step {done}; run again to go on")
             return 128 + number

@@ -11,7 +11,7 @@ FFT_WEIGHT = 0.1
 
 
 class LossTerms(NamedTuple):
-    """The two terms of the loss, each a mean over its elements, before weighting."""
+    """The terms of the loss before weighting: mean absolute differences of pixels, and of the parts of the spectrum."""
 
     l1: Float[Array, ""]
     fft: Float[Array, ""]

@@ -55,18 +55,17 @@ class Records:
         self._board.write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def training(self, step: int, metrics: Metrics, learning_rate: float, images_per_second: float) -> None:
-        """Records the figures of one step.
+        """Records loss, learning rate, gradient norm, speed and the use of the experts in one step.
 
         Args:
           step: number of the step, from 1.
           metrics: what the step reported.
           learning_rate: the rate that the step used.
-          images_per_second: images of all processes since the last record.
+          images_per_second: speed of all processes together since the last record.
         """
         scalars = {
             "loss/total": float(metrics.loss.total),
-            "loss/l1": float(metrics.loss.l1),
-            "loss/fft": float(metrics.loss.fft),
+            **{f"loss/{name}": float(term) for name, term in metrics.loss._asdict().items()},
             "learning_rate": learning_rate,
             "gradient_norm": float(metrics.gradient_norm),
             "images_per_second": images_per_second,
@@ -163,10 +162,15 @@ def curves(history: list[dict[str, float]]) -> Figure:
 
 
 def write_setup(workdir: AnyPath, experiment: Experiment) -> None:
-    """Writes `config.json`, the settings of the experiment, and `versions.json`.
+    """Writes `config.json`, the settings of the experiment, and `versions.json`, with the devices; replaces older ones.
+
+    Args:
+      workdir: the run's folder.
+      experiment: the experiment.
 
     Raises:
-      InputError: the folder holds a run of another network, or cannot be written.
+      InputError: the folder holds a run of another network.
+      OSError: the folder cannot be written.
     """
     path = workdir / "config.json"
     if path.exists():

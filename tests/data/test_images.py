@@ -336,3 +336,9 @@ def test_a_damaged_tiff_prints_nothing_and_libtiff_keeps_its_handler(
     decoder_messages._set_libtiff_handler(handler)
     assert handler is not None
     subprocess.run([sys.executable, "-c", _IMPORT], check=True)
+
+
+def test_grey_with_transparency_becomes_rgb() -> None:
+    """A PNG of this kind in an archive used to end `prepare` with a traceback."""
+    grey = RNG.integers(0, 256, (7, 5, 2), dtype=np.uint8)
+    np.testing.assert_array_equal(to_rgb8(grey), np.repeat(grey[..., :1], 3, axis=-1))
