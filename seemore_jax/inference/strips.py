@@ -1,17 +1,18 @@
-"""Upscaling of one large image in strips of rows, in little memory. The result is that of the whole image.
+"""Upscales one large image strip by strip, in little memory. The result equals that of the whole image.
 
 A residual group needs two statistics of the whole image: the mean of its features, from which its router chooses the
 experts, and the summary of its context. Both are known only after the first steps of the group were computed for all
-strips. Therefore, there is one sweep over the image for each group, and a last one:
+strips. A sweep computes all strips of the image once. There is one sweep for each group, and a last one:
 
-    sweep 0     shallow features, and the first steps of group 0
-    sweep i     for each strip, the rest of group i−1 after its routing, and the first steps of group i
-    last sweep  the rest of the last group, and the reconstruction of the image
+    sweep 0     computes shallow features, and the first steps of group 0
+    sweep i     computes the rest of group i−1 after its routing, and the first steps of group i
+    last sweep  computes the rest of the last group, and reconstructs the image
 
-Between two sweeps, the memory of the host keeps two feature maps of the whole image: the group's input x, and its
-embedded features. Local features and context are computed again from the embedded features, which is faster than to
-keep them, too. A strip is computed together with `halo` rows of its neighbours on each side, because the convolutions
-of a sweep read them. The steps of the network are those of `seemore_jax.network.implementations.NetworkSteps`.
+Between two sweeps, the host keeps two feature maps of the whole image, in memory or in temporary files: the group's
+input x, and its embedded features. Local features and context are computed again from the embedded features. This is
+faster than to store them as well. A strip is computed with `halo` rows of its neighbours on each side, because the
+convolutions of a sweep read them. The steps of the network are those of
+`seemore_jax.network.implementations.NetworkSteps`.
 """
 
 import functools
@@ -40,19 +41,19 @@ _ALIGNMENT = 4
 # many sizes.
 _STEP = 64
 _MAPS = 2  # number of feature maps that are kept: x, and the embedded features
-# Difference of logits. Experts whose logits are closer than this may swap under a different summation order.
+# If the logits of two experts differ by less than this, they may swap under a different summation order.
 TIE = 1e-5
 
-# Window of a feature map: (1, rows, W, C) in the plain implementation, (1, rows, …) in others.
+# A window of a feature map is (1, rows, W, C) in the plain implementation, (1, rows, …) in others.
 Window = Num[np.ndarray, "1 rows ..."]
 
 
 def halo(config: SeemoReConfig) -> int:
     """Returns how many rows on each side of a strip one sweep reads.
 
-    The local features, the two feed-forwards, the embedding and the local features of the next group read one row on
-    each side; in the last sweep, the two convolutions of the reconstruction replace the last two. The spatial
-    enhancement reads half the length of its filter.
+    Five operations read one row on each side: the local features, the two feed-forwards, the embedding of the next
+    group and its local features. In the last sweep, the two convolutions of the reconstruction replace the last two.
+    The spatial enhancement reads half the length of its filter.
 
     Args:
       config: configuration of the network.
@@ -173,7 +174,7 @@ class _Sweeps:
         return self._route(0, statistics)
 
     def _middle_sweep(self, index: int, routing: Routing, summary: Array) -> tuple[Routing, Array]:
-        """Computes the rest of group `index` − 1, then the first steps of the next. Returns its routing and summary."""
+        """Ends group `index` − 1 and begins group `index`. Returns the routing and the summary of the latter."""
         statistics = _GroupStatistics(self._config, self._height, self._shape[1])
         groups = self._groups[index - 1], self._groups[index]
 
@@ -302,6 +303,7 @@ def _round_up(number: int, step: int) -> int:
 def _first(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, image: UInt[Array, "1 h w d"], region: ValidRegion
 ) -> tuple[Array, ...]:
+    """Computes a strip in the first sweep."""
     model = nnx.merge(graph, parameters)
     steps = chosen_steps(model.config)
     layout = steps.image_layout(image.shape[1:3], model.config, region)
@@ -320,6 +322,7 @@ def _middle(
     routing: Routing,
     region: ValidRegion,
 ) -> tuple[Array, ...]:
+    """Computes a strip in a sweep between the first and the last one."""
     steps = chosen_steps(config)
     layout = steps.image_layout(shape, config, region)
     x, embedded = maps
@@ -338,6 +341,7 @@ def _last(
     routing: Routing,
     region: ValidRegion,
 ) -> Num[Array, "1 sh sw e"]:
+    """Computes a strip in the last sweep."""
     model = nnx.merge(graph, parameters)
     steps = chosen_steps(model.config)
     layout = steps.image_layout(image.shape[1:3], model.config, region)

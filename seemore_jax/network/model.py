@@ -1,4 +1,4 @@
-"""SeemoRe for users: the network for images of any size, computed by the fastest implementation for the device."""
+"""This module has the network that users call: for images of any size, by the fastest implementation of the device."""
 
 from typing import Literal, overload
 
@@ -46,9 +46,9 @@ class SeemoRe(SeemoReNetwork):
 
         Args:
           lr: low-resolution images with values in [0, 1], of any size from 1×1.
-          size: height and width of the images in LR pixels, if the images are only the first rows and columns of `lr`.
-            One compiled program then serves many sizes. The sides of `lr` must be at least `config.min_side`. The
-            other pixels of `lr` do not change the result of the images, and their own results are arbitrary.
+          size: None if the images fill `lr`. Otherwise they are the upper left part of `lr`, and this is its height and
+            width in LR pixels. One compiled program then serves many sizes. The sides of `lr` must be at least
+            `config.min_side`. Its other pixels do not influence the images; the output at their places is arbitrary.
           return_routing: whether to return the routers' choices, too.
 
         Returns:

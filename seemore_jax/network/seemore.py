@@ -1,4 +1,4 @@
-"""SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), from the whole network down to its parts.
+"""This module defines SeemoRe (Zamfir et al., ICML 2024, arXiv 2402.03412), first the network, then its parts.
 
     SeemoReNetwork
       ResidualGroup × num_layers
@@ -46,7 +46,7 @@ _Network = TypeVar("_Network", bound="SeemoReNetwork")
 
 
 class SeemoReNetwork(nnx.Module):
-    """The whole network: shallow features, residual groups, and reconstruction by pixel shuffle.
+    """The whole network computes shallow features, applies residual groups, and reconstructs by pixel shuffle.
 
     Args:
       config: hyperparameters of the network.
@@ -124,7 +124,7 @@ class SeemoReNetwork(nnx.Module):
 
 
 class ResidualGroup(nnx.Module):
-    """Residual group: SME(RME(x)), a rank modulating expert, then a spatial modulating expert."""
+    """A residual group computes SME(RME(x)): a rank modulating expert, then a spatial modulating expert."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         self.rank_modulating = RankModulatingExpert(config, rngs=rngs)
@@ -136,7 +136,7 @@ class ResidualGroup(nnx.Module):
 
 
 class RankModulatingExpert(nnx.Module):
-    """RME (paper, section 3.2): x + MoRE(LN(x)), then x + GatedFFN(LN(x))."""
+    """RME (paper, section 3.2) computes y = x + MoRE(LN(x)), then y + GatedFFN(LN(y)); LN is layer normalisation."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -152,7 +152,7 @@ class RankModulatingExpert(nnx.Module):
 
 
 class MixtureOfRankExpertsBlock(nnx.Module):
-    """MoRE (paper, section 3.3): (a, k) = split(conv3(x)); conv1(mixture(GELU(striped(a)), calibrate(k)))."""
+    """MoRE (section 3.3) computes (a, z) = split(conv3(x)), then conv1(mixture(GELU(striped(a)), calibrate(z)))."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -173,7 +173,7 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return self.project(mixed), routing
 
     def split(self, embedded: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Float[Array, "n h w c"]]:
-        """Returns a and k, the halves of the (shuffled) channels of conv1(GELU(embedded)).
+        """Returns a and z, the halves of the (shuffled) channels of conv1(GELU(embedded)).
 
         Args:
           embedded: conv3(x).
@@ -185,10 +185,10 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return features, context
 
     def calibrate(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Returns k + resize(conv1(depthwise3(reduceᵐ(k)))), where m is `recursive`.
+        """Returns z + resize(conv1(depthwise3(reduceᵐ(z)))), where m is `recursive`.
 
         Args:
-          context: context k.
+          context: context z.
         """
         summary = context
         for _ in range(self.recursive):
@@ -197,22 +197,22 @@ class MixtureOfRankExpertsBlock(nnx.Module):
         return context + resize_bilinear(summary, *context.shape[1:3])
 
     def reduce(self, context: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
-        """Returns GELU(depthwise4(k)) with stride 4: height and width are divided by 4 and rounded down.
+        """Returns GELU(depthwise4(z)) with stride 4: height and width are divided by 4 and rounded down.
 
         Args:
-          context: context k, or a reduction of it.
+          context: context z, or a reduction of it.
         """
         return gelu(self.aggregate(context))
 
 
 class MixtureOfLowRankExperts(nnx.Module):
-    """Mixture of low-rank experts (paper, section 3.3): a + Σ over the top-k experts i of pᵢ·Eᵢ(a, k).
+    """The mixture of low-rank experts (paper, section 3.3) computes a + Σ pᵢ·Eᵢ(a, z) over the top-k experts i.
 
-    Eᵢ(a, k) = up(from_features(a) · from_context(k)) has rank rᵢ. The pᵢ are the router's softmax over all experts,
+    Eᵢ(a, z) = up(from_features(a) · from_context(z)) has rank rᵢ. The pᵢ are the router's softmax over all experts,
     not normalised again over the chosen ones. The router chooses once for each image.
 
     Only the chosen experts are computed: their weights are padded with zeros to the largest rank, stacked, and gathered
-    for each image. One compiled function therefore serves every routing, and the gradient of the other experts is 0.
+    for each image. One compiled function therefore serves every routing, and other experts have gradient 0.
     """
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
@@ -237,11 +237,11 @@ class MixtureOfLowRankExperts(nnx.Module):
     def mix(
         self, features: Float[Array, "n h w c"], context: Float[Array, "n h w c"], routing: Routing
     ) -> Float[Array, "n h w c"]:
-        """Returns a + Σ over the chosen experts i of pᵢ·Eᵢ(a, k).
+        """Returns a + Σ pᵢ·Eᵢ(a, z) over the chosen experts i.
 
         Args:
           features: local features a.
-          context: calibrated context k.
+          context: calibrated context z.
           routing: routing of this layer.
         """
         weights = jnp.take_along_axis(routing.probabilities, routing.experts, axis=-1)
@@ -259,7 +259,7 @@ class MixtureOfLowRankExperts(nnx.Module):
 
 
 class Router(nnx.Module):
-    """Router (paper, section 3.3): softmax(W · mean of a over all pixels), the probability of each expert.
+    """The router (paper, section 3.3) returns softmax(W · mean of a over all pixels), the probability of each expert.
 
     It computes in float32 for every `compute_dtype`, because rounding can change the choice near a tie.
     """
@@ -282,7 +282,7 @@ class Router(nnx.Module):
 
 
 class ExpertWeights(NamedTuple):
-    """Weights of low-rank experts of rank r; the leading axes count experts."""
+    """These are weights of low-rank experts of rank r; the leading axes are the index of the expert."""
 
     from_features: Float[Array, "*experts c r"]
     from_features_bias: Float[Array, "*experts r"]
@@ -342,7 +342,7 @@ def _apply_experts(
 
 
 class SpatialModulatingExpert(nnx.Module):
-    """SME (paper, section 3.4): x + SEE(LN(x)), then x + GatedFFN(LN(x))."""
+    """SME (paper, section 3.4) computes y = x + SEE(LN(x)), then y + GatedFFN(LN(y))."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -357,7 +357,7 @@ class SpatialModulatingExpert(nnx.Module):
 
 
 class SpatialEnhancementExpertise(nnx.Module):
-    """SEE (paper, section 3.4): (q, v) = halves of GELU(conv1(x)); conv1(striped(q) · v)."""
+    """SEE (paper, section 3.4) computes (q, v) = halves of GELU(conv1(x)), then conv1(striped(q) · v)."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -371,7 +371,7 @@ class SpatialEnhancementExpertise(nnx.Module):
 
 
 class StripedConvolution(nnx.Module):
-    """Striped convolution (paper, section 3.4): depthwise convolution along rows (1×k), then along columns (k×1)."""
+    """Striped convolution (paper, section 3.4) applies a depthwise convolution along rows (1×l), then columns (l×1)."""
 
     def __init__(self, config: SeemoReConfig, *, kernel_size: int, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
@@ -383,7 +383,7 @@ class StripedConvolution(nnx.Module):
 
 
 class GatedFeedForward(nnx.Module):
-    """GatedFFN: (a, g) = halves of GELU(conv1(x)); GELU(conv1(a · depthwise3(g)))."""
+    """GatedFFN computes (a, g) = halves of GELU(conv1(x)), then GELU(conv1(a · depthwise3(g)))."""
 
     def __init__(self, config: SeemoReConfig, *, rngs: nnx.Rngs) -> None:
         channels = config.embedding_dim
