@@ -9,7 +9,6 @@ is 1 in an image without visible blocks.
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +18,13 @@ from tqdm import tqdm
 import seemore_jax as sj
 from benchmarks.harness import options, records, tables
 from seemore_jax.data.degradation import FixedDegradation
-from seemore_jax.data.image_pairs import ImagePair
-from seemore_jax.data.image_sets import find_image_sets
+from seemore_jax.data.image_sets import ImageSet, find_image_sets
+from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.metrics import psnr
 
 QUALITIES = ("bicubic", "jpeg:95", "jpeg:85", "jpeg:75", "jpeg:50", "jpeg:30")
 _BLOCK = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
-_BICUBIC = "bicubic"
-
-# LR (H, W, 3) → SR (s·H, s·W, 3), uint8.
-Upscaler = Callable[[UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "sh sw 3"]]
 
 
 def main() -> None:
@@ -37,14 +32,14 @@ def main() -> None:
     start = time.perf_counter()
     model = sj.load(chosen.model)
     scale = model.config.scale
-    upscalers: dict[str, Upscaler] = {_BICUBIC: lambda lr: sj.imresize(lr, scale), chosen.model: _upscaler(model)}
+    upscalers = {BICUBIC: bicubic_upscaler(scale), chosen.model: _upscaler(model)}
     if chosen.robust:
         upscalers[chosen.robust] = _upscaler(sj.load(chosen.robust))
     pairs = [pair for one in find_image_sets([chosen.data], scale) for pair in one.pairs][: chosen.images]
     found = {}
-    for degradation in tqdm(chosen.degradations, unit="quality", disable=None):
-        degraded = [_degraded(pair, degradation) for pair in pairs]
-        found[degradation] = {name: _measure(upscaler, degraded, scale) for name, upscaler in upscalers.items()}
+    for text in tqdm(chosen.degradations, unit="quality", disable=None):
+        degradation = FixedDegradation.of(text)
+        found[text] = _measure(upscalers, ImageSet(text, tuple(pairs)).degraded(degradation), scale)
     print(f"PSNR (dB) of the luma / border gradient, ×{scale}, {len(pairs)} images of {chosen.data.name}\n")
     rows = [
         [
@@ -82,19 +77,16 @@ def _upscaler(model: sj.SeemoRe) -> Upscaler:
     return lambda lr: sj.upscale(model, lr)
 
 
-def _degraded(pair: ImagePair, degradation: str) -> ImagePair:
-    return ImagePair(pair.name, pair.hr, pair.lr, degradation=FixedDegradation.of(degradation))
-
-
-def _measure(upscaler: Upscaler, pairs: Sequence[ImagePair], scale: int) -> tuple[float, float]:
-    """Returns the mean PSNR in dB, and the mean border gradient."""
-    figures = []
-    for pair in pairs:
+def _measure(upscalers: dict[str, Upscaler], images: ImageSet, scale: int) -> dict[str, tuple[float, float]]:
+    """Returns, for each upscaler, the mean PSNR in dB and the mean border gradient."""
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in upscalers}
+    for pair in images.pairs:
         lr, hr = pair.read(scale)
-        sr = upscaler(lr)
-        figures.append((psnr(sr, hr, shave=scale), border_gradient(sr, _BLOCK * scale)))
-    mean = np.mean(figures, axis=0)
-    return float(mean[0]), float(mean[1])
+        for name, upscaler in upscalers.items():
+            sr = upscaler(lr)
+            figures[name].append((psnr(sr, hr, shave=scale), border_gradient(sr, _BLOCK * scale)))
+    means = {name: np.mean(found, axis=0) for name, found in figures.items()}
+    return {name: (float(mean[0]), float(mean[1])) for name, mean in means.items()}
 
 
 def border_gradient(image: UInt8[np.ndarray, "h w 3"], period: int) -> float:

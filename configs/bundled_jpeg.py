@@ -1,4 +1,4 @@
-"""The experiments behind the bundled weights for JPEG files."""
+"""Experiments that train SeemoRe-T for JPEG files; no weights of them come with the package yet."""
 
 from ml_collections import ConfigDict
 

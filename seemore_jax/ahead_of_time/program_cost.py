@@ -34,7 +34,7 @@ _SLICES = frozenset(("slice", "dynamic-slice", "gather"))
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A communication between devices.
+    """A collective is one operation that communicates between devices, such as an all-reduce.
 
     Attributes:
       kind: the operation, such as "all-reduce".

@@ -27,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. After Ctrl-C it does not return but ends the process."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    options, overrides = parser.parse_known_args(["upscale", *arguments] if _is_image(arguments) else arguments)
+    options, overrides = parser.parse_known_args(
+        ["upscale", *arguments] if _begins_with_an_input(arguments) else arguments
+    )
     options.overrides = overrides
     if overrides and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
@@ -55,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _is_image(arguments: Sequence[str]) -> bool:
+def _begins_with_an_input(arguments: Sequence[str]) -> bool:
     """Returns whether the first argument is an image, a pattern or a folder instead of a command."""
     if not arguments or arguments[0].startswith("-"):
         return False

@@ -6,9 +6,10 @@ interpolated ("fancy upsampling") when it is decoded. It computes in float32 whe
 single values differ by a few steps of 255.
 """
 
+import functools
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -77,8 +78,8 @@ def estimated_quality(tables: Mapping[int, Sequence[int]]) -> int:
       The quality, 1 to 100, for which libjpeg's luminance table is nearest on average.
     """
     qualities = np.arange(1, 101)
-    scaled = np.clip((_TABLES[0] * _percent(qualities, np.where)[:, None, None] + 50) // 100, 1, 255)
-    return int(qualities[np.argmin(np.abs(scaled.sum(axis=(1, 2)) - sum(tables[0])))])
+    sums = _scaled_tables(qualities, np)[:, 0].sum(axis=(1, 2))
+    return int(qualities[np.argmin(np.abs(sums - sum(tables[0])))])
 
 
 def compress_on_device(
@@ -98,10 +99,11 @@ def compress_on_device(
 
 
 def _compress_one(image: Array, quality: Array, subsampling: Array) -> Array:
-    tables = _scaled_tables(quality)
+    """Compresses one image (H, W, 3), as `compress_on_device`."""
+    tables = _scaled_tables(jnp.clip(quality, 1, 100).astype(jnp.int32), jnp).astype(jnp.float32)
     ycbcr = _fixed_point(image, _TO_YCBCR, _YCBCR_OFFSETS).astype(jnp.float32)
     luma = _through_blocks(ycbcr[..., 0], tables[0])
-    branches = [_chroma_branch(image.shape[:2], columns, rows) for columns, rows in _FACTORS]
+    branches = [functools.partial(_through_subsampling, image.shape[:2], *factors) for factors in _FACTORS]
     chroma = [jax.lax.switch(subsampling, branches, ycbcr[..., i], tables[1]) for i in (1, 2)]
     from_chroma = _fixed_point(jnp.stack(chroma, axis=-1) - 128, _TO_RGB, np.full(3, 32768))
     decoded = jnp.clip(luma[..., None] + from_chroma, 0, 255).astype(jnp.uint8)
@@ -118,22 +120,16 @@ def _fixed_point(channels: Array, matrix: np.ndarray, offsets: np.ndarray) -> Ar
     return jnp.stack(rows, axis=-1) >> 16
 
 
-def _scaled_tables(quality: Array) -> Float[Array, "2 8 8"]:
-    """Scales the standard tables by the quality."""
-    quality = jnp.clip(quality, 1, 100).astype(jnp.int32)
-    return jnp.clip((_TABLES * _percent(quality, jnp.where) + 50) // 100, 1, 255).astype(jnp.float32)
+def _scaled_tables(quality: Any, xp: Any) -> Any:
+    """Scales the standard tables by the quality, 1 to 100, in integers as libjpeg does.
+
+    `xp` is `numpy` or `jax.numpy`. The tables (2, 8, 8) come behind the axes of `quality`.
+    """
+    percent = xp.where(quality < 50, 5000 // quality, 200 - 2 * quality)
+    return xp.clip((_TABLES * percent[..., None, None, None] + 50) // 100, 1, 255)
 
 
-def _percent(quality: Any, where: Callable[..., Any]) -> Any:
-    """Returns the factor of the standard tables for a quality, in percent, as libjpeg defines it."""
-    return where(quality < 50, 5000 // quality, 200 - 2 * quality)
-
-
-def _chroma_branch(shape: tuple[int, ...], columns: int, rows: int) -> jax.tree_util.Partial:
-    return jax.tree_util.Partial(_through_subsampling, shape, columns, rows)
-
-
-def _through_subsampling(shape: tuple[int, int], columns: int, rows: int, channel: Array, table: Array) -> Array:
+def _through_subsampling(shape: tuple[int, ...], columns: int, rows: int, channel: Array, table: Array) -> Array:
     """Encodes and decodes a chroma channel of which `columns` × `rows` pixels share a value."""
     height, width = shape
     # As libjpeg: columns are repeated up to whole blocks before they are averaged, rows afterwards.

@@ -1,4 +1,4 @@
-"""Choices of the routers."""
+"""This module defines what the routers return."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 
 class Routing(NamedTuple):
-    """Choices of the routers: the chosen experts for each image (N) and residual group (paper, section 3.3).
+    """A routing holds what the routers chose: experts for each image (N) and residual group (paper, section 3.3).
 
     The routing of a single layer has no `groups` axis.
 

@@ -99,7 +99,7 @@ class Experiment:
         self._require(self.warmup_steps < self.num_steps, "warmup_steps", f"below num_steps={self.num_steps}")
         self._require(self.degradation in DEGRADATIONS, "degradation", f"one of {', '.join(DEGRADATIONS)}")
         self.patch_degradation  # noqa: B018 (raises for wrong settings)
-        FixedDegradation.of(self.validation_degradation)
+        self.lr_degradation  # noqa: B018 (likewise)
         self._require(self.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
 
     @classmethod
@@ -131,6 +131,11 @@ class Experiment:
         """The degradation of LR patches in training; None if they stay as they are."""
         degradation = JpegDegradation(self.jpeg_quality, self.jpeg_subsampling, self.jpeg_clean_share)
         return degradation if self.degradation == "jpeg" else None
+
+    @property
+    def lr_degradation(self) -> FixedDegradation:
+        """The degradation of the validation's LR images."""
+        return FixedDegradation.of(self.validation_degradation)
 
     def check_devices(self, count: int) -> None:
         """Raises InputError if the batch cannot be split evenly over that many devices."""

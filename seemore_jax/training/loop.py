@@ -13,7 +13,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from seemore_jax.data.degradation import FixedDegradation
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.data.preparation import prepare
 from seemore_jax.network import SeemoRe
@@ -63,8 +62,10 @@ def train(experiment: Experiment, workdir: AnyPath, heartbeat: Heartbeat | None 
     """
     mesh = make_mesh()
     experiment.check_devices(mesh.size)
-    degradation = FixedDegradation.of(experiment.validation_degradation)
-    validation_sets = [one.degraded(degradation) for one in find_image_sets(experiment.validation, experiment.scale)]
+    validation_sets = [
+        image_set.degraded(experiment.lr_degradation)
+        for image_set in find_image_sets(experiment.validation, experiment.scale)
+    ]
     _prepare_dataset(experiment)
     feed = open_feed(experiment, mesh)
     if jax.process_index() == 0:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from seemore_jax.network.config import SeemoReConfig
-from seemore_jax.network.implementations import native, self_check
+from seemore_jax.network.implementations import native, padded, self_check
 from seemore_jax.network.implementations.cpu_operations import KernelRegion, no_norm, operation
 from seemore_jax.network.implementations.cpu_weights import (
     affine_of,
@@ -25,7 +25,6 @@ from seemore_jax.network.implementations.cpu_weights import (
     taps_of,
     weights_of,
 )
-from seemore_jax.network.implementations.padded import mix_summary
 from seemore_jax.network.layers import gelu
 from seemore_jax.network.routing import Routing, stack_routings
 from seemore_jax.network.seemore import GatedFeedForward, ResidualGroup, SeemoReNetwork
@@ -268,14 +267,11 @@ def summarize(group: ResidualGroup, reduced: Float[Array, "n h w c"], layout: Im
     Returns:
       The summary in the layout of the kernels.
     """
-    block = group.rank_modulating.mixture_block
-    for _ in range(1, block.recursive):
-        reduced = block.reduce(reduced)
-    summary = mix_summary(block, reduced, layout.valid_region)
+    summary = padded.summarize(group, reduced, layout.valid_region)
     if layout.valid_region is None:
         shape = (*summary.shape[:2], layout.width, summary.shape[3])
         return to_kernel_layout(jax.image.resize(summary, shape, "bilinear", antialias=False, precision="highest"))
-    small = layout.valid_region.reduced(block.recursive)
+    small = layout.valid_region.reduced(layout.config.recursive)
     return to_kernel_layout(resize_axis(summary, 2, layout.width, small.width, layout.valid_region.width, jnp.int32(0)))
 
 

@@ -243,7 +243,7 @@ def _kernel(name: str) -> Callable[..., Arrays]:
 
 
 def _backward_kernel(name: str) -> Callable[..., Arrays]:
-    """Returns the function that calls an operation's backward kernel; its arguments are those of `FusedOperation`."""
+    """Returns the function that calls an operation's backward kernel, for `FusedOperation.backward`."""
 
     def backward(arrays: Arrays, cotangents: Arrays) -> Arrays:
         return _call_backward(name, arrays, cotangents, with_cotangent=arrays[1:])

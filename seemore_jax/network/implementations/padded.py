@@ -113,33 +113,19 @@ def global_statistics(
     return sum_inside(features, region), block.reduce(context) if block.recursive else context
 
 
-def summarize(group: ResidualGroup, reduced: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h2 w2 c"]:
-    """Returns the summary of the context.
+def summarize(
+    group: ResidualGroup, reduced: Float[Array, "n h w c"], region: ValidRegion | None
+) -> Float[Array, "n h2 w2 c"]:
+    """Returns the summary of the context: its remaining reductions, then two convolutions.
 
     Args:
       group: residual group.
       reduced: context of the whole image after its first reduction by 4 (the context itself if there is none).
-      region: layout of the image.
+      region: layout of the image; None if the image fills its arrays.
     """
     block = group.rank_modulating.mixture_block
     for _ in range(1, block.recursive):
         reduced = block.reduce(reduced)
-    return mix_summary(block, reduced, region)
-
-
-def mix_summary(
-    block: MixtureOfRankExpertsBlock, reduced: Float[Array, "n h w c"], region: ValidRegion | None
-) -> Float[Array, "n h w c"]:
-    """Applies the two convolutions after the last reduction of the context.
-
-    Args:
-      block: mixture of rank experts.
-      reduced: context after all its reductions.
-      region: valid region of the context before the reductions; None if the image fills the array.
-
-    Returns:
-      The summary of the context.
-    """
     if region is not None:
         reduced = mask_outside(reduced, region.reduced(block.recursive))
     return block.context_pointwise(block.context_depthwise(reduced))

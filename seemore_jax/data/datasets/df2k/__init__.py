@@ -1,1 +1,1 @@
-"""DF2K: DIV2K and Flickr2K."""
+"""Builds the training set DF2K, which consists of DIV2K and Flickr2K."""

@@ -1,4 +1,4 @@
-"""DF2K: DIV2K and the 2,650 photographs of Flickr2K. The published SeemoRe networks are trained on it."""
+"""DF2K consists of DIV2K and the 2,650 photographs of Flickr2K. The published SeemoRe networks are trained on it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""DIV2K: 800 photographs of 2K size, from the official archives."""
+"""DIV2K consists of 800 photographs of 2K size, from the official archives."""
 
 import zipfile
 from collections.abc import Iterable

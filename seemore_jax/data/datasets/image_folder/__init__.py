@@ -1,1 +1,1 @@
-"""Training sets from folders of photographs."""
+"""Builds training sets from folders of photographs."""

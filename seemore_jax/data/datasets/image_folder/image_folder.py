@@ -1,4 +1,4 @@
-"""A training set from folders and files of the user."""
+"""Builds a training set from images of the user, in folders or single files."""
 
 from pathlib import Path
 
