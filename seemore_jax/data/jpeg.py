@@ -10,14 +10,16 @@ import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
+from seemore_jax.data.decoder_messages import decoder_warnings_off
 from seemore_jax.system.errors import InputError
 
 # Names of the chroma subsamplings; their positions are Pillow's numbers.
@@ -80,6 +82,24 @@ def estimated_quality(tables: Mapping[int, Sequence[int]]) -> int:
     qualities = np.arange(1, 101)
     sums = _scaled_tables(qualities, np)[:, 0].sum(axis=(1, 2))
     return int(qualities[np.argmin(np.abs(sums - sum(tables[0])))])
+
+
+def quality_of_file(path: Path) -> int | None:
+    """Estimates the quality with which a JPEG file was written, without decoding its pixels.
+
+    Args:
+      path: the file. The format is recognised by the content, not by the suffix.
+
+    Returns:
+      The quality, 1 to 100, or None if the file is no JPEG file or cannot be read.
+    """
+    if not path.is_file():  # opening a pipe may never end
+        return None
+    try:
+        with decoder_warnings_off, JpegImagePlugin.JpegImageFile(path) as image:
+            return estimated_quality(image.quantization)
+    except Exception:  # decoders raise nearly any exception for damaged data
+        return None
 
 
 def compress_on_device(
