@@ -1,4 +1,4 @@
-"""Experiments that train SeemoRe-T for JPEG files; no weights of them come with the package yet."""
+"""The experiments that trained the bundled weights for JPEG files, such as `T-x4-jpeg`."""
 
 from ml_collections import ConfigDict
 
@@ -18,5 +18,5 @@ def bundled_jpeg(scale: int) -> ConfigDict:
     config.jpeg_clean_share = 0.1
     config.validation_degradation = "jpeg:50"
     config.learning_rate = 4e-4
-    config.num_steps = 6_000
+    config.num_steps = 2_000
     return config
