@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from seemore_jax.system.cores import usable_cores
 from seemore_jax.system.files import atomic_write
 
 _PACKAGES = (
@@ -58,11 +59,6 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
     }
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

@@ -2,6 +2,8 @@
 
 Without a command, as in `seemore-jax photo.jpg`, images are upscaled.
 
+The modules of the commands import what takes long when a command runs, so that `--help` is quick.
+
 A wrong input gives one line on standard error and exit status 2. `upscale` of several files goes on without those that
 it cannot use, and ends with status 1.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from seemore_jax.command_line import compile as compile_command
 from seemore_jax.command_line import convert, demo, doctor, export, info, models, prepare, routes, upscale, web
-from seemore_jax.system.compilation_cache import use_compilation_cache
+from seemore_jax.command_line.streams import STREAM
 from seemore_jax.system.exit_status import INTERRUPTED, exit_status
 from seemore_jax.version import __version__
 
@@ -33,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.overrides = overrides
     if overrides and not options.takes_overrides:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    from seemore_jax.system.compilation_cache import use_compilation_cache
+    from seemore_jax.system.files import remove_unfinished_files
+
     use_compilation_cache()
     status = exit_status(lambda: options.run(options))
     if status == INTERRUPTED:
+        remove_unfinished_files()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # an orderly exit would wait until the last archive is downloaded
@@ -59,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _begins_with_an_input(arguments: Sequence[str]) -> bool:
     """Returns whether the first argument is an image, a pattern or a folder instead of a command."""
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments:
         return False
     first = arguments[0]
+    if first.startswith("-"):
+        return first == STREAM
     return Path(first).exists() or bool(Path(first).suffix) or glob.has_magic(first)

@@ -6,14 +6,10 @@ import platform
 import subprocess
 from collections.abc import Iterator
 
-import jax
-
 from seemore_jax.command_line.options import add_device_option
 from seemore_jax.network.config import SeemoReConfig
-from seemore_jax.network.implementations import fused_implementation, native, self_check
 from seemore_jax.system.devices import use_device
 from seemore_jax.system.errors import InputError
-from seemore_jax.system.files import user_cache
 from seemore_jax.system.memory import free_memory
 from seemore_jax.version import __version__
 
@@ -69,6 +65,10 @@ def _version(package: str) -> str:
 
 
 def _devices(problems: list[str]) -> Iterator[str]:
+    import jax
+
+    from seemore_jax.network.implementations import self_check
+
     try:
         devices = jax.devices()
     except RuntimeError as error:
@@ -79,6 +79,8 @@ def _devices(problems: list[str]) -> Iterator[str]:
 
 
 def _compiler() -> Iterator[str]:
+    from seemore_jax.network.implementations import native
+
     try:
         found = subprocess.run([*native.compiler(), "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -88,6 +90,10 @@ def _compiler() -> Iterator[str]:
 
 
 def _implementations(problems: list[str]) -> Iterator[str]:
+    import jax
+
+    from seemore_jax.network.implementations import fused_implementation, self_check
+
     backend = jax.default_backend()
     for compute_dtype in _TYPES.get(backend, ("float32",)):
         config = SeemoReConfig.variant("T", 4, compute_dtype=compute_dtype)
@@ -111,6 +117,8 @@ def _implementations(problems: list[str]) -> Iterator[str]:
 
 
 def _why_plain(backend: str, problems: list[str]) -> str:
+    from seemore_jax.network.implementations import native
+
     if backend != "cpu":
         return f"since there are no kernels for {backend}"
     if native.switched_off():
@@ -121,6 +129,8 @@ def _why_plain(backend: str, problems: list[str]) -> str:
 
 
 def _caches(problems: list[str]) -> Iterator[str]:
+    from seemore_jax.system.files import user_cache
+
     for name, what in _CACHES.items():
         try:
             yield f"cache of {what}: {user_cache(name)}"

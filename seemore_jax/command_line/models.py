@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from seemore_jax.porting.weights import BUNDLED, DEFAULT_MODEL
+from seemore_jax.porting.bundled import BUNDLED, DEFAULT_MODEL
 
 
 class Card(NamedTuple):

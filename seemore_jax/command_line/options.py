@@ -3,8 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from seemore_jax.porting.hyperparameters import NOT_IN_SHAPES
-from seemore_jax.porting.weights import DEFAULT_MODEL
+from seemore_jax.network.config import NOT_IN_SHAPES
+from seemore_jax.porting.bundled import DEFAULT_MODEL
 from seemore_jax.system.devices import DEVICES
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from seemore_jax.command_line.options import add_model_options, load_model
 from seemore_jax.system.errors import InputError
-from seemore_jax.system.files import atomic_write
 
 _PLOTS = (".png", ".pdf", ".svg")
 
@@ -27,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from seemore_jax.evaluation.routes import Routes, routes_figure  # Matplotlib takes a while to import
     from seemore_jax.inference.jobs import find_sources
     from seemore_jax.inference.upscaling import routing
+    from seemore_jax.system.files import atomic_write
 
     if options.output.suffix.lower() not in _PLOTS:
         raise InputError(f"{options.output}: plots cannot be written in this format; use {', '.join(_PLOTS)}")

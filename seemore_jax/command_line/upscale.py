@@ -3,42 +3,55 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, TextIO
 
 from seemore_jax.command_line.options import add_device_option, add_model_options, load_model
-from seemore_jax.data.images import MAX_PIXELS, read_header, read_picture
-from seemore_jax.inference.folder import Outcome, Settings, summary, upscale_files
-from seemore_jax.inference.jobs import Job, find_sources, is_image_file, name_jobs
-from seemore_jax.network import SeemoRe
+from seemore_jax.command_line.streams import (
+    OUTPUT_NAME,
+    STREAM,
+    check_stream_target,
+    read_stream,
+    stream_folder,
+    without_folder,
+    write_stream,
+)
+from seemore_jax.data.formats import FORMATS, MAX_PIXELS, written_format
 from seemore_jax.network.config import SCALES
-from seemore_jax.porting.weights import DEFAULT_MODEL
-from seemore_jax.system.devices import use_device
+from seemore_jax.porting.bundled import DEFAULT_MODEL
 from seemore_jax.system.errors import InputError
-from seemore_jax.system.files import atomic_write
 
-# The values of --format, with their suffixes. The first suffix is the one that new files get.
-_FORMATS = {"png": (".png",), "jpg": (".jpg", ".jpeg"), "webp": (".webp",), "tiff": (".tiff", ".tif")}
+if TYPE_CHECKING:
+    from seemore_jax.inference.folder import Settings
+    from seemore_jax.inference.jobs import Job
+    from seemore_jax.inference.outcomes import Outcome
+    from seemore_jax.network import SeemoRe
+
+# The formats that can be written, by the values of --format.
+_WRITTEN = {name: each for name, each in FORMATS.items() if each.written}
+_WITH_QUALITY = [name for name, each in _WRITTEN.items() if each.quality is not None]
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command to the command line."""
     command = commands.add_parser("upscale", help="upscale images and folders of images")
     add = command.add_argument
-    add("input", metavar="INPUT", nargs="+", help="image file, pattern, or folder with subfolders")
+    add(
+        "input", metavar="INPUT", nargs="+", help="image file, pattern, folder with subfolders, or - for standard input"
+    )
     add(
         "-o",
         "--output",
         type=Path,
-        help="image file, or a folder for NAME_x4.png (at ×4); by default, files are beside their inputs",
+        help="image file, folder for NAME_x4.png (at ×4), or - for standard output; by default, beside the inputs",
     )
     add_model_options(command)
     add("-s", "--scale", type=int, choices=SCALES, help="scale of a bundled model, instead of --model")
     add("--outscale", type=float, metavar="X", help="final factor, if not the model's: the output is then resized")
     add("--suffix", metavar="S", help="end of the names of files in a folder (default: _x and the factor)")
-    add("--format", choices=_FORMATS, help="format of the files in a folder (default: png)")
+    add("--format", choices=_WRITTEN, help="format of outputs (default: png; for several images in a file, its own)")
+    add("--quality", type=_quality, metavar="N", help=f"quality of {', '.join(_WITH_QUALITY)}, from 1 to 100")
     add("--overwrite", action="store_true", help="write files in a folder again if they exist")
     add(
         "--strip_rows",
@@ -59,23 +72,62 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> int:
     """Upscales all inputs. Returns the exit status: 1 if some failed."""
+    target = STREAM if options.output is None and options.input == [STREAM] else str(options.output)
+    to_stream = target == STREAM
+    if STREAM not in options.input and not to_stream:
+        return _upscale(options, sys.stdout)
+    if len(options.input) > 1:
+        raise InputError(f"{STREAM}: a stream is one image; give one INPUT")
+    if to_stream:
+        check_stream_target()
+    with stream_folder() as folder:
+        if options.input == [STREAM]:
+            options.input = [str(read_stream(folder))]
+        if to_stream:
+            options.output = folder / f"{OUTPUT_NAME}{_extension(options, Path(options.input[0]))}"
+        status = _upscale(options, sys.stderr, lambda text: without_folder(text, folder))
+        if to_stream:
+            write_stream(options.output)
+    return status
+
+
+def _extension(options: argparse.Namespace, source: Path) -> str:
+    """Returns the extension of an output in a stream, which has no name that could tell it."""
+    from seemore_jax.inference.jobs import default_extension
+
+    return _WRITTEN[options.format].suffixes[0] if options.format else default_extension(source)
+
+
+def _upscale(options: argparse.Namespace, messages: TextIO, shown: Callable[[str], str] = lambda text: text) -> int:
+    """Upscales files. Returns the exit status.
+
+    Args:
+      options: the options of the command, with files in the place of streams.
+      messages: where to print what was made.
+      shown: function that returns a text as the user sees it.
+    """
+    from seemore_jax.data.images import read_header, read_picture
+    from seemore_jax.inference.folder import Settings
+    from seemore_jax.inference.jobs import find_files, is_image_file, name_jobs
+    from seemore_jax.inference.outcomes import not_supported, summary
+    from seemore_jax.system.devices import use_device
+
     # Check the files before the long computation.
-    sources = find_sources(options.input, options.output)
+    found = find_files(options.input, options.output)
     to_file = bool(options.output and is_image_file(options.output))
-    if to_file and options.format and options.output.suffix.lower() not in _FORMATS[options.format]:
-        raise InputError(f"{options.output}: the suffix does not fit --format {options.format}")
-    if options.scale:
-        if options.model != DEFAULT_MODEL:
-            raise InputError(f"--scale {options.scale}: give either a scale or a model ({options.model})")
-        options.model = f"T-x{options.scale}"
+    _check_options(options, to_file=to_file)
     if options.device:
         use_device(options.device)
-    alone = len(sources) == 1 and sources[0].named
-    if alone and read_header(sources[0].path) is None:
-        read_picture(sources[0].path)  # raises the error before the model is loaded
+    alone = len(found.sources) == 1 and found.sources[0].named
+    if alone and read_header(found.sources[0].path) is None:
+        read_picture(found.sources[0].path)  # raises the error before the model is loaded
     model = load_model(options)
     suffix = f"_x{options.outscale or model.config.scale:g}" if options.suffix is None else options.suffix
-    jobs = name_jobs(sources, options.output, suffix, _FORMATS[options.format or "png"][0])
+    extension = _WRITTEN[options.format].suffixes[0] if options.format else None
+    jobs = name_jobs(found.sources, options.output, suffix, extension)
+    if options.quality and not any(written_format(job.target).quality for job in jobs):
+        formats = ", ".join(_WITH_QUALITY)
+        raise InputError(f"--quality {options.quality}: only {formats} have one; --format or the suffix of -o chooses")
     settings = Settings(
         outscale=options.outscale,
         ensemble=options.tta,
@@ -84,17 +136,34 @@ def run(options: argparse.Namespace) -> int:
         strip_rows=options.strip_rows,
         overwrite=options.overwrite or to_file,  # the user named this very file
         max_pixels=options.max_pixels,
+        quality=options.quality,
     )
-    outcomes = _upscale_with_progress(model, jobs, settings, quiet=options.quiet, alone=alone)
+    outcomes = _upscale_with_progress(_with_models(model, jobs), settings, shown, quiet=options.quiet, alone=alone)
+    outcomes += [not_supported(path) for path in found.not_supported]
     if options.json:
-        _write_json(options.json, outcomes)
+        _write_json(options.json, outcomes, shown)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if alone and failed:
         raise InputError(str(failed[0].error))
     if not options.quiet:
         place = f"{options.output}: " if options.output else ""
-        print(_described(outcomes[0]) if alone else place + summary(outcomes))
+        print(shown(_described(outcomes[0]) if alone else place + summary(outcomes)), file=messages)
     return 1 if failed else 0
+
+
+def _check_options(options: argparse.Namespace, *, to_file: bool) -> None:
+    """Checks options that do not fit together, and names the model that --scale chooses."""
+    if to_file and options.format and options.output.suffix.lower() not in _WRITTEN[options.format].suffixes:
+        raise InputError(f"{options.output}: the suffix does not fit --format {options.format}")
+    if options.scale:
+        if options.model != DEFAULT_MODEL:
+            raise InputError(f"--scale {options.scale}: give either a scale or a model ({options.model})")
+        options.model = f"T-x{options.scale}"
+
+
+def _with_models(model: "SeemoRe", jobs: "Sequence[Job]") -> "list[tuple[SeemoRe, Sequence[Job]]]":
+    """Returns each model with the jobs that it computes. This is the place to choose a model by the file."""
+    return [(model, jobs)]
 
 
 class _OldName(argparse.Action):
@@ -110,6 +179,12 @@ class _OldName(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+def _quality(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 100, not {text!r}")
+    return int(text)
+
+
 def _rows(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number of rows, or 0, not {text!r}")
@@ -117,35 +192,44 @@ def _rows(text: str) -> int:
 
 
 def _upscale_with_progress(
-    model: SeemoRe, jobs: Sequence[Job], settings: Settings, *, quiet: bool, alone: bool
-) -> list[Outcome]:
-    """Runs the jobs with a progress bar over the files and one within a large file; prints failures at once."""
+    models: "Sequence[tuple[SeemoRe, Sequence[Job]]]",
+    settings: "Settings",
+    shown: Callable[[str], str],
+    *,
+    quiet: bool,
+    alone: bool,
+) -> "list[Outcome]":
+    """Runs the jobs with progress bars; prints notes and failures at once."""
+    from seemore_jax.command_line.bars import Bars
+    from seemore_jax.inference.folder import FileCallbacks, upscale_files
+
     outcomes = []
-    hidden = True if quiet else None  # None: tqdm hides the bar where there is no terminal
-    files = tqdm(total=len(jobs), unit="image", desc="upscaling", disable=True if alone else hidden)
-    within = tqdm(total=1.0, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {remaining}", disable=hidden)
+    with Bars(None if alone else sum(len(jobs) for _, jobs in models), quiet=quiet) as bars:
 
-    def show(job: Job, share: float) -> None:
-        within.set_description_str(job.source.name, refresh=False)
-        within.update(share - within.n)
+        def announce(line: str) -> None:
+            if not quiet:
+                bars.write(shown(f"note: {line}"))
 
-    with files, within:
-        for outcome in upscale_files(model, jobs, settings, show):
-            outcomes.append(outcome)
-            for note in outcome.notes:
-                files.write(f"note: {outcome.job.source}: {note}", file=sys.stderr)
-            if outcome.status == "failed" and not alone:
-                files.write(f"error: {outcome.error}", file=sys.stderr)
-            files.update()
+        for model, jobs in models:
+            for outcome in upscale_files(model, jobs, settings, FileCallbacks(bars.show, announce)):
+                outcomes.append(outcome)
+                for note in outcome.notes:
+                    bars.write(shown(f"note: {outcome.job.source}: {note}"))
+                if outcome.status == "failed" and not alone:
+                    bars.write(shown(f"error: {outcome.error}"))
+                bars.finish(outcome)
     return outcomes
 
 
-def _described(outcome: Outcome) -> str:
+def _described(outcome: "Outcome") -> str:
     if outcome.before is None or outcome.after is None:
         return f"{outcome.job.target}: exists already; --overwrite writes it again"
-    return "{}: {}×{} → {}×{}".format(outcome.job.target, *outcome.before, *outcome.after)
+    images = f", {outcome.images} images" if outcome.images > 1 else ""
+    return "{}: {}×{} → {}×{}{}".format(outcome.job.target, *outcome.before, *outcome.after, images)
 
 
-def _write_json(path: Path, outcomes: Sequence[Outcome]) -> None:
+def _write_json(path: Path, outcomes: "Sequence[Outcome]", shown: Callable[[str], str]) -> None:
+    from seemore_jax.system.files import atomic_write
+
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps([outcome.to_json() for outcome in outcomes], indent=2) + "\n")
+        temporary.write_text(shown(json.dumps([outcome.to_json() for outcome in outcomes], indent=2)) + "\n")

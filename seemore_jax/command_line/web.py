@@ -3,7 +3,7 @@
 import argparse
 
 from seemore_jax.command_line.options import add_device_option, add_hyperparameters, hyperparameters
-from seemore_jax.porting.weights import DEFAULT_MODEL
+from seemore_jax.porting.bundled import DEFAULT_MODEL
 from seemore_jax.system.devices import use_device
 
 

@@ -13,9 +13,11 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from PIL.ExifTags import IFD, Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from seemore_jax.data.formats import FORMATS, Format
 
 # Tags of the main directory that describe the picture and not the file. Windows writes XPTitle to XPSubject.
 _DESCRIPTIVE = (
@@ -29,11 +31,11 @@ _NOT_COPIED = (IFD.Interop, Base.ExifImageWidth, Base.ExifImageHeight)
 _INCH, _CENTIMETRE = 2, 3  # TIFF's units of resolution
 _CM_PER_INCH = 2.54
 _PROFILE_KIND = slice(16, 20)  # the bytes in the header of an ICC profile that name the colour model
-_PNG_HEADER = 33  # the number of bytes up to the end of the header chunk
 _CLASSIC_TIFF = 42  # the version number of TIFF; BigTIFF has 43
 _TIFF_ENTRY = 12  # the number of bytes of an entry in a directory
 _TIFF_LONG = 4  # the type of entries that are offsets
 _EXIF_PREFIX = b"Exif\0\0"
+_COLOR_LAYERS = 3  # the number of channels of a JPEG file with chroma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,14 @@ class Metadata:
       exif: the values of EXIF tags in the main directory, without orientation and sides. The Exif and GPS directories
         are dicts in it.
       dpi: the horizontal and vertical resolution in pixels per inch, or None.
+      subsampling: the chroma subsampling of a JPEG file, an index into `jpeg.SUBSAMPLINGS`; None for other files, and
+        for JPEG files with another subsampling or without chroma.
     """
 
     icc_profile: bytes | None = None
     exif: dict[int, Any] = dataclasses.field(default_factory=dict)
     dpi: tuple[float, float] | None = None
+    subsampling: int | None = None
 
     @classmethod
     def of(cls, image: Image.Image) -> "Metadata":
@@ -58,7 +63,7 @@ class Metadata:
         Args:
           image: an image that Pillow has opened.
         """
-        return cls(image.info.get("icc_profile"), _exif(image), _dpi(image))
+        return cls(image.info.get("icc_profile"), _exif(image), _dpi(image), _subsampling(image))
 
 
 def _exif(image: Image.Image) -> dict[int, Any]:
@@ -73,6 +78,13 @@ def _exif(image: Image.Image) -> dict[int, Any]:
         _exif_bytes(tags)  # raises here, and not after the computation, if the tags cannot be written
         return tags
     return {}
+
+
+def _subsampling(image: Image.Image) -> int | None:
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or image.layers != _COLOR_LAYERS:
+        return None
+    found = JpegImagePlugin.get_sampling(image)
+    return found if found >= 0 else None
 
 
 def _dpi(image: Image.Image) -> tuple[float, float] | None:
@@ -123,21 +135,23 @@ def exif_for(metadata: Metadata, width: int, height: int) -> bytes | None:
     return _exif_bytes(_with_sides(metadata.exif, width, height)) if metadata.exif else None
 
 
-def pillow_options(metadata: Metadata, suffix: str, channels: int, width: int, height: int) -> dict[str, Any]:
+def pillow_options(metadata: Metadata, format: Format, channels: int, width: int, height: int) -> dict[str, Any]:
     """Returns the arguments of `PIL.Image.Image.save` that store all metadata that a format supports.
 
     Args:
       metadata: the metadata.
-      suffix: the suffix of the format in lower case, such as ".png".
+      format: the format.
       channels: the number of channels of the image, 1 to 4, including alpha.
       width: the width of the image in pixels.
       height: the height of the image in pixels.
     """
-    if suffix == ".webp":
+    if format is FORMATS["webp"]:
         channels = max(channels, 3)  # WebP has no grey images
-        if metadata.dpi:
-            metadata = dataclasses.replace(metadata, exif=metadata.exif | _resolution_tags(*metadata.dpi))
+    if format in (FORMATS["webp"], FORMATS["avif"]) and metadata.dpi:
+        metadata = dataclasses.replace(metadata, exif=metadata.exif | _resolution_tags(*metadata.dpi))
     options: dict[str, Any] = {"dpi": metadata.dpi} if metadata.dpi else {}
+    if format is FORMATS["jpg"] and metadata.subsampling is not None and channels == _COLOR_LAYERS:
+        options["subsampling"] = metadata.subsampling
     if profile := profile_for(metadata, channels):
         options["icc_profile"] = profile
     if exif := exif_for(metadata, width, height):
@@ -149,27 +163,33 @@ def _resolution_tags(horizontal: float, vertical: float) -> dict[int, Any]:
     return {Base.XResolution: horizontal, Base.YResolution: vertical, Base.ResolutionUnit: _INCH}
 
 
-def add_to_png(png: bytes, metadata: Metadata, channels: int, width: int, height: int) -> bytes:
-    """Adds metadata to an encoded PNG image, for encoders that write only pixels.
+def png_chunks(metadata: Metadata, channels: int, width: int, height: int) -> bytes:
+    """Encodes metadata as chunks of a PNG file, which stand before the pixels.
 
     Args:
-      png: the bytes of the PNG file.
       metadata: the metadata.
       channels: the number of channels of the image, 1 to 4, including alpha.
       width: the width of the image in pixels.
       height: the height of the image in pixels.
-
-    Returns:
-      The bytes of a PNG file that has chunks with the metadata.
     """
     chunks = b""
     if profile := profile_for(metadata, channels):
-        chunks += _chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+        chunks += png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
     if metadata.dpi:
-        chunks += _chunk(b"pHYs", struct.pack(">IIB", *(round(v * 100 / _CM_PER_INCH) for v in metadata.dpi), 1))
+        chunks += png_chunk(b"pHYs", struct.pack(">IIB", *(round(v * 100 / _CM_PER_INCH) for v in metadata.dpi), 1))
     if exif := exif_for(metadata, width, height):
-        chunks += _chunk(b"eXIf", exif.removeprefix(_EXIF_PREFIX))
-    return png[:_PNG_HEADER] + chunks + png[_PNG_HEADER:]
+        chunks += png_chunk(b"eXIf", exif.removeprefix(_EXIF_PREFIX))
+    return chunks
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """Encodes a chunk of a PNG file.
+
+    Args:
+      kind: the four letters of its type.
+      data: its content.
+    """
+    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])
 
 
 def tifffile_options(metadata: Metadata, channels: int) -> dict[str, Any]:
@@ -189,7 +209,7 @@ def tifffile_options(metadata: Metadata, channels: int) -> dict[str, Any]:
 
 
 def add_to_tiff(path: str | os.PathLike[str], metadata: Metadata, width: int, height: int) -> None:
-    """Adds the Exif and GPS directories to a TIFF file of one page.
+    """Adds the Exif and GPS directories to the first page of a TIFF file.
 
     A BigTIFF file is not changed, because it has another layout. The directories are appended to the file. After
     them, a copy of the main directory that points to them is appended.
@@ -211,13 +231,14 @@ def add_to_tiff(path: str | os.PathLike[str], metadata: Metadata, width: int, he
         file.seek(main)
         (count,) = struct.unpack(order + "H", file.read(2))
         entries = [file.read(_TIFF_ENTRY) for _ in range(count)]
+        next_page = file.read(4)
         for tag, content in directories.items():
             position = _even_end(file)
             file.write(_directory_bytes(content, order, position))
             entries.append(struct.pack(order + "HHII", tag, _TIFF_LONG, 1, position))
         entries.sort(key=lambda entry: struct.unpack(order + "H", entry[:2]))
         main = _even_end(file)
-        file.write(struct.pack(order + "H", len(entries)) + b"".join(entries) + bytes(4))
+        file.write(struct.pack(order + "H", len(entries)) + b"".join(entries) + next_page)
         file.seek(4)
         file.write(struct.pack(order + "I", main))
 
@@ -246,7 +267,3 @@ def _exif_bytes(tags: dict[int, Any]) -> bytes:
     for tag, value in tags.items():
         exif[tag] = value
     return exif.tobytes()
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

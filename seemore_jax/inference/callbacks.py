@@ -26,4 +26,12 @@ class Callbacks(NamedTuple):
           number: index of the part, from 0 to `count` − 1.
           count: number of parts.
         """
-        return Callbacks(lambda fraction: self.progress((number + fraction) / count), self.note)
+        return self.span(number / count, (number + 1) / count)
+
+    def span(self, begin: float, end: float) -> "Callbacks":
+        """Returns the callbacks for a part of the work.
+
+        Args:
+          begin, end: fractions of the work at which the part begins and ends.
+        """
+        return Callbacks(lambda fraction: self.progress(begin + (end - begin) * fraction), self.note)

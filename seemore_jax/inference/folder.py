@@ -1,112 +1,84 @@
 """Upscaling of many image files, in batches of one size.
 
 A file that cannot be read, upscaled or written is reported and does not stop the others. If the run is interrupted,
-each output is complete or does not exist, and the next run makes those that do not exist.
+each output is complete or does not exist, and the next run makes those that do not exist. Outputs are written by a
+thread of their own, while the next images are computed.
 """
 
 import dataclasses
+import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import UInt
 
-from seemore_jax.data.image_writing import (
-    can_hold_16_bits,
-    can_hold_alpha,
-    check_image_target,
-    check_sides,
-    write_image,
-)
-from seemore_jax.data.images import (
-    MAX_PIXELS,
-    Header,
-    ImageError,
-    Picture,
-    has_alpha,
-    read_header,
-    read_picture,
-    to_8_bits,
-)
+from seemore_jax.data.formats import ImageError, written_format
+from seemore_jax.data.image_writing import check_sides, write_image
+from seemore_jax.data.images import Header, Picture, has_alpha, read_header, read_picture
 from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.jobs import Job
-from seemore_jax.inference.upscaling import Upscaled, check_outscale, upscale_images
-from seemore_jax.network import Routing, SeemoRe
-from seemore_jax.system.errors import InputError
+from seemore_jax.inference.large_results import announcement
+from seemore_jax.inference.outcomes import Outcome, attempt
+from seemore_jax.inference.series_jobs import upscale_series
+from seemore_jax.inference.settings import Settings, flatten, opaque, reduced
+from seemore_jax.inference.ticking import Speed, ticking, work_of
+from seemore_jax.inference.upscaling import Upscaled, check_outscale, fitting_batch, upscale_images
+from seemore_jax.inference.writer import Writer
+from seemore_jax.network import SeemoRe
 
-# Largest size of a batch, in LR pixels and in images. It keeps a device busy and takes little memory compared with one
-# large image.
-_BATCH_PIXELS = 2**18
-_BATCH_IMAGES = 16
+__all__ = ["FileCallbacks", "Outcome", "Settings", "flatten", "upscale_files"]
 
-# Function that is called with a job and the fraction of it that is done, from 0 to 1.
-Progress = Callable[[Job, float], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Options of the upscaling of files.
-
-    Attributes:
-      outscale: factor of the results, None for the factor of the network.
-      ensemble: whether to average over eight flips and transposes.
-      flatten: whether to compose transparent images with white.
-      eight_bit: whether to write 16-bit images with 8 bits.
-      overwrite: whether to replace existing outputs.
-      strip_rows: height of a strip in LR pixels; 0 means whole images, None depends on the size of the image.
-      max_pixels: largest number of pixels that the header of a file may declare.
-    """
-
-    outscale: float | None = None
-    ensemble: bool = False
-    flatten: bool = False
-    eight_bit: bool = False
-    overwrite: bool = False
-    strip_rows: int | None = None
-    max_pixels: int = MAX_PIXELS
+# Fractions of the work at which an image is read, and at which it is computed and only has to be written.
+_READ, _COMPUTED = 0.02, 0.92
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Result of a job.
+class FileCallbacks(NamedTuple):
+    """Functions that are called while files are upscaled.
 
     Attributes:
-      job: the job.
-      status: "made" if the output was written, "skipped" if it already existed, or "failed".
-      before: width and height of the input in pixels, if the output was written.
-      after: width and height of the output in pixels, if it was written.
-      error: message of one line, if the job failed.
-      notes: messages for the user, for example about a near tie between two experts.
-      routing: routing of a batch of this image, if the output was written.
+      progress: called with a job and the fraction of it that is done, from 0 to 1: it is read, computed and written.
+        Several threads call it. Of a batch of small images, it is called with the first one only.
+      announce: called with a message of one line before a large result is made.
     """
 
-    job: Job
-    status: Literal["made", "skipped", "failed"]
-    before: tuple[int, int] | None = None
-    after: tuple[int, int] | None = None
-    error: str | None = None
-    notes: tuple[str, ...] = ()
-    routing: Routing | None = None
+    progress: Callable[[Job, float], None] = lambda job, fraction: None
+    announce: Callable[[str], None] = lambda line: None
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the result in types of JSON, without the fields that are None or empty."""
-        fields = {
-            "input": str(self.job.source),
-            "output": str(self.job.target) if self.status != "failed" else None,
-            "status": self.status,
-            "from": self.before,
-            "to": self.after,
-            "error": self.error,
-            "notes": self.notes or None,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
+    def of(self, job: Job, notes: list[str]) -> Callbacks:
+        """Returns the callbacks for one file.
+
+        Args:
+          job: the job.
+          notes: list to which messages for the user are appended.
+        """
+        return Callbacks(lambda fraction: self.progress(job, fraction), notes.append)
+
+
+class _Run(NamedTuple):
+    """What all batches of a run share."""
+
+    model: SeemoRe
+    settings: Settings
+    callbacks: FileCallbacks
+    writer: Writer
+    speed: Speed
+
+    @property
+    def factor(self) -> float:
+        """Factor of the results."""
+        return self.settings.outscale or self.model.config.scale
+
+    def announce(self, job: Job, size: tuple[int, int], images: int = 1) -> None:
+        """Announces the result of an image of `size` (height and width in LR pixels), if it is large."""
+        line = announcement(self.model.config, size, self.factor, images, self.speed)
+        if line:
+            self.callbacks.announce(f"{job.source}: {line}")
 
 
 def upscale_files(
-    model: SeemoRe, jobs: Sequence[Job], settings: Settings, progress: Progress = lambda job, fraction: None
+    model: SeemoRe, jobs: Sequence[Job], settings: Settings, callbacks: FileCallbacks | None = None
 ) -> Iterator[Outcome]:
     """Upscales image files.
 
@@ -114,7 +86,7 @@ def upscale_files(
       model: network.
       jobs: files to upscale.
       settings: options.
-      progress: function that is called while a large image is upscaled, with its job and the fraction that is done.
+      callbacks: functions that are called with the progress and with messages.
 
     Yields:
       The result of each job as soon as it is known, not in the order of the jobs.
@@ -131,160 +103,143 @@ def upscale_files(
             yield Outcome(job, "skipped")
         else:
             todo.append(job)
-    for batch, size in _batches(todo, alone=bool(settings.strip_rows)):
-        yield from _upscale_batch(model, batch, size, settings, progress)
+    with Writer() as writer:
+        run = _Run(model, settings, callbacks or FileCallbacks(), writer, Speed())
+        for batch in _batches(todo, alone=bool(settings.strip_rows)):
+            if batch.header and batch.header.frames * batch.header.pages > 1:
+                for job in batch.jobs:
+                    yield attempt(job, functools.partial(_series, run, job))
+            else:
+                yield from _upscale_batch(run, batch)
+        yield from writer.rest()
 
 
-def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[tuple[list[Job], int]]:
-    """Yields batches of jobs whose files have equal headers, and the number of images of their program.
+def _series(run: _Run, job: Job) -> Outcome:
+    """Upscales a file with several images."""
+    notes: list[str] = []
+    callbacks = run.callbacks.of(job, notes)
+    outcome = upscale_series(
+        run.model,
+        job,
+        run.settings,
+        callbacks,
+        lambda series: run.announce(job, series.size[::-1], len(series.indices)),
+    )
+    return dataclasses.replace(outcome, notes=tuple(dict.fromkeys(notes)))
+
+
+class _Batch(NamedTuple):
+    """Files with equal headers.
+
+    Attributes:
+      jobs: the jobs of the files.
+      size: number of images of the program that computes them.
+      header: their header; None if it cannot be read.
+    """
+
+    jobs: Sequence[Job]
+    size: int
+    header: Header | None
+
+
+def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[_Batch]:
+    """Yields batches.
 
     Batches with the same header have the same number of jobs, except for the last one, so that they share a program.
     With `alone`, each batch has one job, because strips are computed for one image.
     """
     alike: dict[Header | None, list[Job]] = defaultdict(list)
     for job in jobs:
-        alike[read_header(job.source) if len(jobs) > 1 else None].append(job)
+        alike[read_header(job.source)].append(job)
     for header, same in alike.items():
-        fitting = _BATCH_PIXELS // (header.width * header.height) if header and not alone else 1
-        count = math.ceil(len(same) / min(max(fitting, 1), _BATCH_IMAGES))
+        fitting = fitting_batch(header.height, header.width) if header and not alone else 1
+        count = math.ceil(len(same) / fitting)
         length = math.ceil(len(same) / count)
         for start in range(0, len(same), length):
-            yield same[start : start + length], length
+            yield _Batch(same[start : start + length], length, header)
 
 
-def _upscale_batch(
-    model: SeemoRe, jobs: Sequence[Job], size: int, settings: Settings, progress: Progress
-) -> Iterator[Outcome]:
+def _upscale_batch(run: _Run, batch: _Batch) -> Iterator[Outcome]:
     """Reads and upscales a batch of jobs."""
     # Images with equal headers can differ, for example in their orientation.
     alike: dict[Any, list[tuple[Job, Picture]]] = defaultdict(list)
-    for job in jobs:
-        picture = _try(job, lambda job=job: _read(job, model.config.scale, settings))
+    run.callbacks.progress(batch.jobs[0], 0.0)
+    for job in batch.jobs:
+        picture = attempt(job, functools.partial(_read, run, job))
         if isinstance(picture, Outcome):
             yield picture
         else:
             alike[picture.pixels.shape, picture.pixels.dtype].append((job, picture))
     for pairs in alike.values():
         # Sizes are rounded up to powers of two, so that few programs are compiled.
-        filled = size if len(alike) == 1 else 2 ** (len(pairs) - 1).bit_length()
-        yield from _upscale_alike(model, pairs, filled, settings, progress)
+        filled = batch.size if len(alike) == 1 else 2 ** (len(pairs) - 1).bit_length()
+        yield from _upscale_alike(run, pairs, filled)
 
 
-def _upscale_alike(
-    model: SeemoRe, pairs: Sequence[tuple[Job, Picture]], size: int, settings: Settings, progress: Progress
-) -> Iterator[Outcome]:
+def _upscale_alike(run: _Run, pairs: Sequence[tuple[Job, Picture]], size: int) -> Iterator[Outcome]:
     """Upscales pictures of one shape and type in one batch, or one after the other if the batch fails."""
-    first = pairs[0][0]
-    notes: list[str] = []
-    callbacks = Callbacks(lambda fraction: progress(first, fraction), notes.append)
-
-    def upscaled() -> list[Upscaled]:
-        images = [picture.pixels for _, picture in pairs]
-        return upscale_images(
-            model,
-            images,
-            outscale=settings.outscale,
-            ensemble=settings.ensemble,
-            batch_size=size,
-            strip_rows=settings.strip_rows,
-            callbacks=callbacks,
-        )
-
-    results = _try(first, upscaled)
+    (first, picture), notes = pairs[0], list[str]()
+    callbacks = run.callbacks.of(first, notes)
+    if len(pairs) == 1:
+        run.announce(first, (picture.pixels.shape[0], picture.pixels.shape[1]))
+    images = [picture.pixels for _, picture in pairs]
+    results = attempt(first, functools.partial(_upscaled, run, images, size, callbacks.span(_READ, _COMPUTED)))
     if isinstance(results, Outcome):
         if len(pairs) == 1 and size == 1:
             yield results
         else:
             for pair in pairs:
-                yield from _upscale_alike(model, [pair], 1, settings, progress)
+                yield from _upscale_alike(run, [pair], 1)
         return
     for (job, picture), result in zip(pairs, results, strict=True):
-        outcome = _try(job, lambda job=job, picture=picture, result=result: _write(job, picture, result, settings))
-        yield dataclasses.replace(outcome, notes=tuple(notes))
+        write = functools.partial(_write, run, job, picture, result, tuple(notes))
+        yield from run.writer.write(functools.partial(attempt, job, write), result.image.nbytes)
 
 
-def _try(job: Job, action: Any) -> Any:
-    """Returns the result of an action, or a failed `Outcome` if the input, the disk or the memory was the reason."""
-    try:
-        return action()
-    except InputError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = f"{job.source}: {error.strerror or error}"
-    except MemoryError:
-        reason = f"{job.source}: out of memory"
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = f"{job.source}: out of memory on the device"
-    return Outcome(job, "failed", error=" ".join(reason.split()))
+def _upscaled(run: _Run, images: list[np.ndarray], size: int, callbacks: Callbacks) -> list[Upscaled]:
+    """Upscales images of one shape and type, and measures how fast that is."""
+    config, settings = run.model.config, run.settings
+    work = size * work_of(config, *images[0].shape[:2]) * (8 if settings.ensemble else 1)
+    callbacks.progress(0.0)
+    with run.speed.measured(work), ticking(callbacks.progress, run.speed.seconds(work)) as progress:
+        results = upscale_images(
+            run.model,
+            images,
+            outscale=settings.outscale,
+            ensemble=settings.ensemble,
+            batch_size=size,
+            strip_rows=settings.strip_rows,
+            callbacks=callbacks._replace(progress=progress),
+        )
+    callbacks.progress(1.0)
+    return results
 
 
-def _read(job: Job, scale: int, settings: Settings) -> Picture:
+def _read(run: _Run, job: Job) -> Picture:
     """Reads the picture of a job, and checks that its output can be written."""
-    picture = read_picture(job.source, settings.max_pixels)
-    pixels = picture.pixels
-    if has_alpha(pixels) and not can_hold_alpha(job.target) and _is_opaque(pixels):
-        pixels = _without_alpha(pixels)
-    written = _reduce(pixels[:1, :1], settings)
-    if written.dtype == np.uint16 and not can_hold_16_bits(job.target):
+    picture, format = read_picture(job.source, run.settings.max_pixels), written_format(job.target)
+    pixels = picture.pixels if format.alpha else opaque(picture.pixels)
+    written = reduced(pixels[:1, :1], run.settings)
+    if written.dtype == np.uint16 and not format.sixteen_bit:
         raise ImageError(f"{job.source}: has 16 bits, which {job.target.suffix} cannot hold; --8bit reduces them to 8")
-    if has_alpha(written) and not can_hold_alpha(job.target):
+    if has_alpha(written) and not format.alpha:
         raise ImageError(
             f"{job.source}: has transparency, which {job.target.suffix} cannot hold; --flatten lays it on white"
         )
-    check_image_target(job.target, written)
-    height, width = (math.ceil(side * (settings.outscale or scale)) for side in pixels.shape[:2])
+    height, width = (math.ceil(side * run.factor) for side in pixels.shape[:2])
     check_sides(job.target, width, height)
     return dataclasses.replace(picture, pixels=pixels)
 
 
-def _write(job: Job, picture: Picture, upscaled: Upscaled, settings: Settings) -> Outcome:
+def _write(run: _Run, job: Job, picture: Picture, upscaled: Upscaled, notes: tuple[str, ...]) -> Outcome:
     """Writes the output of a job with the metadata of its input."""
-    write_image(job.target, _reduce(upscaled.image, settings), picture.metadata)
-    return Outcome(job, "made", _size(picture.pixels), _size(upscaled.image), routing=upscaled.routing)
+    progress = run.callbacks.of(job, []).span(_COMPUTED, 1.0).progress
+    image = reduced(upscaled.image, run.settings)
+    write_image(job.target, image, picture.metadata, quality=run.settings.quality, progress=progress)
+    before, after = (_size(pixels) for pixels in (picture.pixels, image))
+    return Outcome(job, "made", before, after, notes=notes, routing=upscaled.routing)
 
 
 def _size(image: np.ndarray) -> tuple[int, int]:
     """Returns the width and the height of an image."""
     return image.shape[1], image.shape[0]
-
-
-def _reduce(image: UInt[np.ndarray, "h w *c"], settings: Settings) -> UInt[np.ndarray, "h w *d"]:
-    """Flattens an image and rounds it to 8 bits, if the settings say so."""
-    if settings.flatten and has_alpha(image):
-        image = flatten(image)
-    return to_8_bits(image) if settings.eight_bit else image
-
-
-def flatten(image: UInt[np.ndarray, "h w c"]) -> UInt[np.ndarray, "h w *d"]:
-    """Composes an image with white.
-
-    Args:
-      image: image with straight alpha as the last channel, (H, W, 2) for grey or (H, W, 4) for RGB.
-
-    Returns:
-      An image of the same type without alpha, (H, W) for grey or (H, W, 3) for RGB.
-    """
-    peak = np.iinfo(image.dtype).max
-    alpha = image[..., -1:].astype(np.float32) / peak
-    color = np.round(image[..., :-1] * alpha + peak * (1 - alpha)).clip(0, peak).astype(image.dtype)
-    return color[..., 0] if color.shape[-1] == 1 else color
-
-
-def _is_opaque(image: np.ndarray) -> bool:
-    return bool((image[..., -1] == np.iinfo(image.dtype).max).all())
-
-
-def _without_alpha(image: np.ndarray) -> np.ndarray:
-    return image[..., 0] if image.shape[2] == 2 else image[..., :3]
-
-
-def summary(outcomes: Iterable[Outcome]) -> str:
-    """Returns a message with the numbers of jobs that were made, skipped and failed.
-
-    Args:
-      outcomes: results of jobs.
-    """
-    statuses = [outcome.status for outcome in outcomes]
-    return f"{statuses.count('made')} made, {statuses.count('skipped')} skipped, {statuses.count('failed')} failed"

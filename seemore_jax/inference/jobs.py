@@ -6,7 +6,8 @@ photo.png            OUTPUT/photo_x4.png
 photos/              OUTPUT/NAME_x4.png, OUTPUT/SUBFOLDER/NAME_x4.png
 photos/ scans/       OUTPUT/photos/NAME_x4.png, OUTPUT/scans/NAME_x4.png
 
-Without an OUTPUT, the output of a file is beside it, and the outputs of photos/ are in photos_x4/.
+Without an OUTPUT, the output of a file is beside it, and the outputs of photos/ are in photos_x4/. Files with several
+images keep their format, so that they still hold all of them: animation.gif becomes animation_x4.gif.
 """
 
 import dataclasses
@@ -15,10 +16,12 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from seemore_jax.data.images import SUFFIXES, ImageError
+from seemore_jax.data.formats import FORMATS, SUFFIXES, WRITTEN_SUFFIXES, ImageError, format_of, is_supported
+from seemore_jax.data.images import read_header
 from seemore_jax.system.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, in the usual file systems
@@ -33,12 +36,27 @@ class Source:
       folder: folder of its output, relative to the output folder.
       named: whether the user gave the name of the file, not a pattern or a folder that contains it.
       root: the folder that the user gave and that contains the file; None if the user gave no folder.
+      error: message of one line if the source is a folder that cannot be read.
     """
 
     path: Path
     folder: Path = Path()
     named: bool = True
     root: Path | None = None
+    error: str | None = None
+
+
+class Found(NamedTuple):
+    """Files of the inputs.
+
+    Attributes:
+      sources: image files to upscale, each once, in the order of the inputs and of the names in them. Among them are
+        files that the user named and that do not exist, and folders that cannot be read: the error is reported later.
+      not_supported: other files in folders and of patterns, whose format cannot be read here.
+    """
+
+    sources: list[Source]
+    not_supported: list[Path]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +86,29 @@ def is_image_file(output: Path) -> bool:
     suffix = output.suffix.lower()
     if output.is_dir() or not suffix:
         return False
-    if suffix in SUFFIXES:
+    if suffix in WRITTEN_SUFFIXES:
         return True
     Image.init()
-    if suffix in Image.registered_extensions():
-        raise ImageError(f"{output}: not an image format that can be written; use {', '.join(SUFFIXES)}")
+    if suffix in Image.registered_extensions() or format_of(output):
+        raise ImageError(f"{output}: not an image format that can be written; use {', '.join(WRITTEN_SUFFIXES)}")
     return False
 
 
 def find_sources(inputs: Sequence[str], output: Path | None) -> list[Source]:
-    """Finds the image files of the inputs.
+    """Finds the image files of the inputs, as `find_files` does.
+
+    Args:
+      inputs: names of files, patterns with wildcards, or names of folders.
+      output: output argument; None if there is none.
+
+    Raises:
+      InputError: there are no images.
+    """
+    return find_files(inputs, output).sources
+
+
+def find_files(inputs: Sequence[str], output: Path | None) -> Found:
+    """Finds the files of the inputs.
 
     Images in folders are found by their suffix. Hidden files and the output folder are left out.
 
@@ -86,21 +117,25 @@ def find_sources(inputs: Sequence[str], output: Path | None) -> list[Source]:
       output: output argument; None if there is none.
 
     Returns:
-      The files, each once, in the order of the inputs and of the names in them. The list contains files that the user
-      named and that do not exist: the error is reported when they are read.
+      The images, and the files that are none.
 
     Raises:
       InputError: there are no images.
     """
     sources: dict[Path, Source] = {}
+    others: dict[Path, Path] = {}
     matches = [match for given in inputs for match in _matches(given)]
     for path, named in matches:
         folder = Path(path.resolve().name) if len(matches) > 1 and output else Path()
         for source in _in_folder(path, folder, output) if path.is_dir() else [Source(path, named=named)]:
-            sources.setdefault(_real(source.path), source)
+            if source.named or source.error or is_supported(source.path):
+                sources.setdefault(_real(source.path), source)
+            else:
+                others.setdefault(_real(source.path), source.path)
     if not sources:
-        raise InputError(f"{', '.join(inputs)}: no images ({', '.join(SUFFIXES)})")
-    return list(sources.values())
+        count = f" among {len(others)} files" if others else ""
+        raise InputError(f"{', '.join(inputs)}: no images{count} ({', '.join(SUFFIXES)})")
+    return Found(list(sources.values()), list(others.values()))
 
 
 def _matches(given: str) -> list[tuple[Path, bool]]:
@@ -110,21 +145,29 @@ def _matches(given: str) -> list[tuple[Path, bool]]:
     if not found:
         return [(path, True)]
     # A pattern selects files and folders, as in a shell. With **, the files in the folders are already in the list.
-    return [(match, False) for match in found if _is_image(match) or (match.is_dir() and "**" not in given)]
+    return [(match, False) for match in found if not match.is_dir() or "**" not in given]
 
 
 def _in_folder(folder: Path, target: Path, output: Path | None) -> list[Source]:
-    """Returns the images in a folder and its subfolders, in the order of their paths; `target` is the output folder."""
+    """Returns the files in a folder and its subfolders, in the order of their paths; `target` is the output folder.
+
+    Folders that cannot be read are in the list, with their error.
+    """
     left_out = _real(output) if output else None
-    sources = []
-    for place, subfolders, names in os.walk(folder):
+    sources: list[Source] = []
+
+    def note(error: OSError) -> None:
+        message = f"{error.filename}: the folder cannot be read: {error.strerror}"
+        sources.append(Source(Path(error.filename), named=False, root=folder, error=message))
+
+    for place, subfolders, names in os.walk(folder, onerror=note):
         here = Path(place)
         subfolders[:] = sorted(
             name for name in subfolders if not name.startswith(".") and _real(here / name) != left_out
         )
-        files = [here / name for name in sorted(names) if not name.startswith(".")]
         below = target / here.relative_to(folder)
-        sources += [Source(file, below, named=False, root=folder) for file in files if _is_image(file)]
+        files = (here / name for name in sorted(names) if not name.startswith("."))
+        sources += [Source(file, below, named=False, root=folder) for file in files]
     return sources
 
 
@@ -133,11 +176,25 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def default_extension(path: Path) -> str:
+    """Returns the extension of an output, if the user chose none.
+
+    Args:
+      path: input file.
+
+    Returns:
+      That of PNG. For a file with several images, that of the file if its format can be written.
+    """
+    format = format_of(path)
+    header = read_header(path) if format is None or format.several else None
+    if header is None or header.frames * header.pages == 1:
+        return FORMATS["png"].suffixes[0]
+    name = header.kind.split()[0]
+    own = next(each for each in FORMATS.values() if each.name.upper() == name)
+    return path.suffix.lower() if own is format else own.suffixes[0]
 
 
-def name_jobs(sources: Sequence[Source], output: Path | None, suffix: str, extension: str) -> list[Job]:
+def name_jobs(sources: Sequence[Source], output: Path | None, suffix: str, extension: str | None) -> list[Job]:
     """Makes one job for each source.
 
     An output is NAME + suffix + extension in the output folder. The outputs of files that differ only in their
@@ -148,7 +205,7 @@ def name_jobs(sources: Sequence[Source], output: Path | None, suffix: str, exten
       sources: image files to upscale.
       output: output folder, or the output file if there is only one source; None puts outputs beside the inputs.
       suffix: suffix of the names, such as "_x4".
-      extension: extension of the outputs, such as ".png".
+      extension: extension of the outputs, such as ".png"; None for that of `default_extension`.
 
     Returns:
       The jobs in the order of the sources. The error of a job says if its output would overwrite another file.
@@ -174,16 +231,18 @@ def name_jobs(sources: Sequence[Source], output: Path | None, suffix: str, exten
     return _checked(targets)
 
 
-def _targets(sources: Sequence[Source], output: Path | None, suffix: str, extension: str) -> dict[Source, Path]:
+def _targets(sources: Sequence[Source], output: Path | None, suffix: str, extension: str | None) -> dict[Source, Path]:
     """Returns the output file of each source."""
+    extensions = {source: extension or default_extension(source.path) for source in sources}
     simple = {
-        source: _output_folder(source, output, suffix) / f"{source.path.stem}{suffix}{extension}" for source in sources
+        source: _output_folder(source, output, suffix) / f"{source.path.stem}{suffix}{extensions[source]}"
+        for source in sources
     }
     count = Counter(simple.values())
     return {
         source: target
         if count[target] == 1
-        else target.with_name(f"{source.path.stem}_{source.path.suffix[1:]}{suffix}{extension}")
+        else target.with_name(f"{source.path.stem}_{source.path.suffix[1:]}{suffix}{extensions[source]}")
         for source, target in simple.items()
     }
 
@@ -204,8 +263,10 @@ def _checked(targets: dict[Source, Path]) -> list[Job]:
     made: dict[Path, Path] = {}
     jobs = []
     for source, target in targets.items():
-        error, place = None, _real(target)
-        if len(os.fsencode(target.name)) > _LONGEST_NAME:
+        error, place = source.error, _real(target)
+        if error:
+            pass
+        elif len(os.fsencode(target.name)) > _LONGEST_NAME:
             error = f"{source.path}: the name {target.name} would be too long; name one file, and its output, alone"
         elif place == _real(source.path):
             error = f"{target}: is the input itself; choose another output"

@@ -80,6 +80,18 @@ def run(
     return _run_strips(model, images[0], dtype, None, callbacks)
 
 
+def expected_memory(config: SeemoReConfig, height: int, width: int) -> int:
+    """Returns about how many bytes an image takes while it is computed, beside what the program itself takes.
+
+    Args:
+      config: configuration of the network.
+      height, width: size of the image in LR pixels.
+    """
+    result = 3 * height * width * config.scale**2
+    whole = _MAPS_OF_WHOLE * height * width * _pixel_bytes(config)
+    return result + (whole if whole <= _budget() else map_bytes(config, height, width) + int(_budget()))
+
+
 def upscale_batch(
     graph: nnx.GraphDef[SeemoRe], parameters: nnx.State, images: UInt[Array, "n h w c"]
 ) -> UInt[Array, "n sh sw c"]:

@@ -19,6 +19,10 @@ from seemore_jax.system.errors import InputError
 
 # Largest `outscale`, as a multiple of the network's factor. A larger one only costs memory.
 _MAX_ENLARGEMENT = 4
+# Largest size of a batch, in LR pixels and in images. It keeps a device busy and takes little memory compared with one
+# large image.
+_BATCH_PIXELS = 2**18
+_BATCH_IMAGES = 16
 
 
 class Upscaled(NamedTuple):
@@ -133,6 +137,15 @@ def upscale_images(
         upscaled = [to_8_bits(color) if dtype == np.uint8 else color for color in upscaled]
     joined = [_join(color, image, outscale or scale) for color, image in zip(upscaled, images, strict=True)]
     return [Upscaled(image, Routing(*(field[i : i + 1] for field in routing))) for i, image in enumerate(joined)]
+
+
+def fitting_batch(height: int, width: int) -> int:
+    """Returns how many images of one size are best computed at once, at least one.
+
+    Args:
+      height, width: size of the images in LR pixels.
+    """
+    return min(max(_BATCH_PIXELS // (height * width), 1), _BATCH_IMAGES)
 
 
 def routing(model: SeemoRe, image: UInt[np.ndarray, "h w *c"]) -> Routing:

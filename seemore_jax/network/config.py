@@ -20,6 +20,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
 }
 VARIANTS = tuple(_VARIANTS)
 SCALES = (2, 3, 4)
+# Fields that do not influence the shape of any parameter, so that weights alone do not tell them.
+NOT_IN_SHAPES = ("use_shuffle", "recursive", "topk", "img_range")
 
 # Images are padded to at least 4**recursive pixels per side. With a larger value, a small image would need gigabytes.
 _MAX_RECURSIVE = 5

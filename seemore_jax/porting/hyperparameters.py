@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from seemore_jax.network import SeemoReConfig
-from seemore_jax.network.config import RANK_OF_EXPERT, VARIANTS, stored_fields
+from seemore_jax.network.config import NOT_IN_SHAPES, RANK_OF_EXPERT, VARIANTS, stored_fields
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.system.errors import InputError
-
-# Fields that do not influence the shape of any parameter.
-NOT_IN_SHAPES = ("use_shuffle", "recursive", "topk", "img_range")
 
 _RME = "body.0.local_block.block"
 _SME = "body.0.global_block.block"

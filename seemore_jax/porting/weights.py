@@ -25,15 +25,13 @@ import safetensors.numpy
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.config import stored_fields
+from seemore_jax.porting.bundled import BUNDLED, DEFAULT_MODEL
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.porting.hub import download, is_repository_name, model_card
 from seemore_jax.porting.hyperparameters import Hyperparameters, read_hyperparameters
 from seemore_jax.porting.names import from_torch, to_torch
 from seemore_jax.porting.torch_file import read_torch_file, write_torch_file
 from seemore_jax.system.files import atomic_write
-
-BUNDLED = Path(__file__).parents[1] / "weights"
-DEFAULT_MODEL = "T-x4"
 
 # How similar, from 0 to 1, the name of an existing file must be to be suggested instead of a missing one.
 _SIMILAR = 0.6

@@ -1,10 +1,11 @@
-"""The backend that computes, and the backend that programs are compiled for."""
+"""The backend that computes, and the backend that programs are compiled for.
+
+The command line names the devices, so JAX, which takes long to import, is imported only when it is asked.
+"""
 
 import contextlib
 import contextvars
 from collections.abc import Iterator
-
-import jax
 
 from seemore_jax.system.errors import InputError
 
@@ -14,6 +15,8 @@ _TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", d
 
 def target_backend() -> str:
     """Returns the backend for which programs are traced now: that of `compiling_for`, or JAX's default one."""
+    import jax
+
     return _TARGET.get() or jax.default_backend()
 
 
@@ -45,6 +48,8 @@ def use_device(name: str) -> None:
     Raises:
       InputError: this machine has no such device, or JAX computes on another one already.
     """
+    import jax
+
     before = jax.config.values["jax_platforms"]
     jax.config.update("jax_platforms", name)
     try:

@@ -20,8 +20,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import jax
-
 from seemore_jax.system.errors import InputError
 
 LOST = 1
@@ -66,7 +64,7 @@ def explain(error: BaseException) -> tuple[int, str]:
             return REPEATS, text
         case MemoryError():
             return REPEATS, "out of memory"
-        case jax.errors.JaxRuntimeError() if "RESOURCE_EXHAUSTED" in str(error):
+        case RuntimeError() if "RESOURCE_EXHAUSTED" in str(error):  # JAX's own error is one
             return REPEATS, f"out of memory on the device ({str(error).splitlines()[0]})"
         case NotImplementedError() | RecursionError():  # are RuntimeErrors, and this program's own
             return REPEATS, ""

@@ -5,6 +5,7 @@ import os
 import secrets
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -70,7 +71,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, mode = _create_beside(path)
+    with _unfinished.lock:
+        temporary, mode = _create_beside(path)
+        _unfinished.files.add(temporary)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -78,6 +81,28 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.chmod(mode)
         temporary.replace(path)
     finally:
+        temporary.unlink(missing_ok=True)
+        _unfinished.files.discard(temporary)
+
+
+class _Unfinished:
+    """The temporary files that threads of this process are writing."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.files: set[Path] = set()
+
+
+_unfinished = _Unfinished()
+
+
+def remove_unfinished_files() -> None:
+    """Removes the temporary files that other threads are writing, and lets no thread begin another one.
+
+    For a process that ends at once, without waiting for its threads.
+    """
+    _unfinished.lock.acquire()
+    for temporary in list(_unfinished.files):
         temporary.unlink(missing_ok=True)
 
 

@@ -18,8 +18,9 @@ import seemore_jax as sj
 from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import read_picture
 from seemore_jax.inference import folder as folder_module
-from seemore_jax.inference.folder import Outcome, Settings, flatten, summary, upscale_files
+from seemore_jax.inference.folder import Outcome, Settings, flatten, upscale_files
 from seemore_jax.inference.jobs import find_sources, name_jobs
+from seemore_jax.inference.outcomes import summary
 from tests.support.release import ported, release_model, zeros
 
 CONFIG = sj.SeemoReConfig.variant("T", 2, embedding_dim=8, num_layers=1)

@@ -1,0 +1,6 @@
+"""Where the bundled weights are, and which of them are the default."""
+
+from pathlib import Path
+
+BUNDLED = Path(__file__).parents[1] / "weights"
+DEFAULT_MODEL = "T-x4"
