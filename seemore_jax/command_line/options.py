@@ -11,13 +11,21 @@ if TYPE_CHECKING:
     from seemore_jax.network import SeemoRe
 
 
-def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Adds `--model` and the hyperparameters that a weights file may lack."""
+def add_model_options(
+    command: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL, said: str = "%(default)s"
+) -> None:
+    """Adds `--model` and the hyperparameters that a weights file may lack.
+
+    Args:
+      command: parser of the command.
+      default: the default model; None if the command chooses one.
+      said: what the help says about the default.
+    """
     command.add_argument(
         "-m",
         "--model",
-        default=DEFAULT_MODEL,
-        help="weights file, folder, bundled name or user/repo[@revision] (default: %(default)s)",
+        default=default,
+        help=f"weights file, folder, bundled name or user/repo[@revision] (default: {said})",
     )
     add_hyperparameters(command)
 
@@ -42,6 +50,15 @@ def hyperparameters(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the hyperparameters that the user gave, by name."""
     given = {name: getattr(options, name) for name in NOT_IN_SHAPES}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def add_process_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options by which the processes of a run on several hosts join, as in `train.py`."""
+    group = command.add_argument_group("several hosts, which share the folders: the same command on each of them")
+    group.add_argument("--cluster", action="store_true", help="ask the cluster (TPU pod, SLURM, Kubernetes)")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, if there is no cluster to ask")
+    group.add_argument("--num_processes", type=int, metavar="N", help="number of processes; with --coordinator")
+    group.add_argument("--process_id", type=int, metavar="I", help="number of this process; with --coordinator")
 
 
 def load_model(options: argparse.Namespace) -> "SeemoRe":

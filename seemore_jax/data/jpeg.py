@@ -97,7 +97,7 @@ def quality_of_file(path: Path) -> int | None:
         return None
     try:
         with decoder_warnings_off, JpegImagePlugin.JpegImageFile(path) as image:
-            return estimated_quality(image.quantization)
+            return estimated_quality(image.quantization)  # type: ignore[attr-defined]
     except Exception:  # decoders raise nearly any exception for damaged data
         return None
 

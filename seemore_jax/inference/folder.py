@@ -12,11 +12,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from seemore_jax.data.formats import ImageError, written_format
 from seemore_jax.data.image_writing import check_sides, write_image
-from seemore_jax.data.images import Header, Picture, has_alpha, read_header, read_picture
+from seemore_jax.data.images import Picture, has_alpha, read_picture
+from seemore_jax.inference.batches import Batch, batches_of_this_process
 from seemore_jax.inference.callbacks import Callbacks
 from seemore_jax.inference.jobs import Job
 from seemore_jax.inference.large_results import announcement
@@ -24,9 +26,11 @@ from seemore_jax.inference.outcomes import Outcome, attempt
 from seemore_jax.inference.series_jobs import upscale_series
 from seemore_jax.inference.settings import Settings, flatten, opaque, reduced
 from seemore_jax.inference.ticking import Speed, ticking, work_of
-from seemore_jax.inference.upscaling import Upscaled, check_outscale, fitting_batch, upscale_images
+from seemore_jax.inference.upscaling import Upscaled, check_outscale, upscale_images
+from seemore_jax.inference.work_division import gathered, on_local_devices
 from seemore_jax.inference.writer import Writer
 from seemore_jax.network import SeemoRe
+from seemore_jax.network.implementations import chosen_implementation
 
 __all__ = ["FileCallbacks", "Outcome", "Settings", "flatten", "upscale_files"]
 
@@ -80,7 +84,10 @@ class _Run(NamedTuple):
 def upscale_files(
     model: SeemoRe, jobs: Sequence[Job], settings: Settings, callbacks: FileCallbacks | None = None
 ) -> Iterator[Outcome]:
-    """Upscales image files.
+    """Upscales image files, on all devices of this process.
+
+    In a run of several processes, all of them call this function with the same jobs, in folders that they share, and
+    each file is upscaled by one of them.
 
     Args:
       model: network.
@@ -89,29 +96,51 @@ def upscale_files(
       callbacks: functions that are called with the progress and with messages.
 
     Yields:
-      The result of each job as soon as it is known, not in the order of the jobs.
+      The result of each job as soon as it is known, not in the order of the jobs. Process 0 yields the results of all
+      processes, the others yield those of their own files.
 
     Raises:
-      InputError: `settings.outscale` is out of range for the network.
+      InputError: `settings.outscale` is out of range for the network, or the processes have different jobs.
     """
     check_outscale(settings.outscale, model.config.scale)
-    todo = []
-    for job in jobs:
+    callbacks = callbacks or FileCallbacks()
+    known, todo = _known_outcomes(jobs, settings)
+    if jax.process_index() == 0:
+        yield from known
+    if jax.process_count() > 1:  # all processes agree on the implementation, also those that get no file
+        chosen_implementation(model.config)
+    batches = batches_of_this_process(jobs, todo, alone=bool(settings.strip_rows))
+    speed = Speed()
+
+    def upscaled(batches: Iterator[Batch]) -> Iterator[Outcome]:
+        with Writer() as writer:
+            yield from _upscale_batches(_Run(model, settings, callbacks, writer, speed), batches)
+            yield from writer.rest()
+
+    yield from gathered(on_local_devices(upscaled, batches), jobs)
+
+
+def _known_outcomes(jobs: Sequence[Job], settings: Settings) -> tuple[list[Outcome], list[int]]:
+    """Returns the outcomes of the jobs that need no computation, and the indices of the other jobs."""
+    known, todo = [], []
+    for index, job in enumerate(jobs):
         if job.error is not None:
-            yield Outcome(job, "failed", error=" ".join(job.error.split()))
+            known.append(Outcome(job, "failed", error=" ".join(job.error.split())))
         elif job.target.exists() and not settings.overwrite:
-            yield Outcome(job, "skipped")
+            known.append(Outcome(job, "skipped"))
         else:
-            todo.append(job)
-    with Writer() as writer:
-        run = _Run(model, settings, callbacks or FileCallbacks(), writer, Speed())
-        for batch in _batches(todo, alone=bool(settings.strip_rows)):
-            if batch.header and batch.header.frames * batch.header.pages > 1:
-                for job in batch.jobs:
-                    yield attempt(job, functools.partial(_series, run, job))
-            else:
-                yield from _upscale_batch(run, batch)
-        yield from writer.rest()
+            todo.append(index)
+    return known, todo
+
+
+def _upscale_batches(run: _Run, batches: Iterator[Batch]) -> Iterator[Outcome]:
+    """Upscales batches one after the other."""
+    for batch in batches:
+        if batch.header and batch.header.frames * batch.header.pages > 1:
+            for job in batch.jobs:
+                yield attempt(job, functools.partial(_series, run, job))
+        else:
+            yield from _upscale_batch(run, batch)
 
 
 def _series(run: _Run, job: Job) -> Outcome:
@@ -128,38 +157,7 @@ def _series(run: _Run, job: Job) -> Outcome:
     return dataclasses.replace(outcome, notes=tuple(dict.fromkeys(notes)))
 
 
-class _Batch(NamedTuple):
-    """Files with equal headers.
-
-    Attributes:
-      jobs: the jobs of the files.
-      size: number of images of the program that computes them.
-      header: their header; None if it cannot be read.
-    """
-
-    jobs: Sequence[Job]
-    size: int
-    header: Header | None
-
-
-def _batches(jobs: Sequence[Job], *, alone: bool) -> Iterator[_Batch]:
-    """Yields batches.
-
-    Batches with the same header have the same number of jobs, except for the last one, so that they share a program.
-    With `alone`, each batch has one job, because strips are computed for one image.
-    """
-    alike: dict[Header | None, list[Job]] = defaultdict(list)
-    for job in jobs:
-        alike[read_header(job.source)].append(job)
-    for header, same in alike.items():
-        fitting = fitting_batch(header.height, header.width) if header and not alone else 1
-        count = math.ceil(len(same) / fitting)
-        length = math.ceil(len(same) / count)
-        for start in range(0, len(same), length):
-            yield _Batch(same[start : start + length], length, header)
-
-
-def _upscale_batch(run: _Run, batch: _Batch) -> Iterator[Outcome]:
+def _upscale_batch(run: _Run, batch: Batch) -> Iterator[Outcome]:
     """Reads and upscales a batch of jobs."""
     # Images with equal headers can differ, for example in their orientation.
     alike: dict[Any, list[tuple[Job, Picture]]] = defaultdict(list)

@@ -22,6 +22,7 @@ from PIL import Image
 
 from seemore_jax.data.formats import FORMATS, SUFFIXES, WRITTEN_SUFFIXES, ImageError, format_of, is_supported
 from seemore_jax.data.images import read_header
+from seemore_jax.inference.model_choice import ModelChoice
 from seemore_jax.system.errors import InputError
 
 _LONGEST_NAME = 255  # bytes, in the usual file systems
@@ -67,11 +68,13 @@ class Job:
       source: input file.
       target: output file.
       error: reason why the output cannot be written; None if there is no such reason.
+      choice: the weights that upscale it, and why; None if nothing is known about them.
     """
 
     source: Path
     target: Path
     error: str | None = None
+    choice: ModelChoice | None = None
 
 
 def is_image_file(output: Path) -> bool:

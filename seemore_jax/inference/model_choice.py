@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from seemore_jax.data.jpeg import quality_of_file
-from seemore_jax.porting.weights import BUNDLED
+from seemore_jax.porting.bundled import BUNDLED
 
 # JPEG files up to this quality get the weights that were trained with JPEG files: in docs/upscaling.md, they have the
 # higher PSNR up to here at both scales.
@@ -19,11 +19,11 @@ class ModelChoice(NamedTuple):
     """Bundled weights for a file.
 
     Attributes:
-      name: name of the weights, such as "T-x4-jpeg".
+      model: name of the weights, such as "T-x4-jpeg".
       reason: why these weights, in a few words that follow the name, such as "for a JPEG file of quality 75".
     """
 
-    name: str
+    model: str
     reason: str
 
 

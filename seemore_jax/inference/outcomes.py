@@ -50,6 +50,7 @@ class Outcome:
             "from": self.before,
             "to": self.after,
             "images": self.images if self.images > 1 else None,
+            **(self.job.choice._asdict() if self.job.choice and self.status == "made" else {}),
             "error": self.error,
             "notes": self.notes or None,
         }

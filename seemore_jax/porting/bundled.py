@@ -3,4 +3,5 @@
 from pathlib import Path
 
 BUNDLED = Path(__file__).parents[1] / "weights"
-DEFAULT_MODEL = "T-x4"
+DEFAULT_SCALE = 4
+DEFAULT_MODEL = f"T-x{DEFAULT_SCALE}"

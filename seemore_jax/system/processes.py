@@ -2,6 +2,7 @@
 
 import faulthandler
 import itertools
+import json
 import os
 from typing import Any
 
@@ -17,6 +18,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 100
 BARRIER_TIMEOUT_SECONDS = 24 * 3600
 
 _BARRIERS = itertools.count()
+_AGREEMENTS = itertools.count()
 
 
 def join_processes(
@@ -60,6 +62,26 @@ def barrier(reason: str) -> None:
     """
     if (client := coordination_client()) is not None:
         client.wait_at_barrier(f"seemore/{next(_BARRIERS)} {reason}", BARRIER_TIMEOUT_SECONDS * 1000)
+
+
+def is_first_process() -> bool:
+    """Returns whether this is process 0, which speaks for all processes of a run."""
+    return jax.process_index() == 0
+
+
+def from_first_process(value: Any) -> Any:
+    """Returns the value of process 0 on all processes. All of them call this function together.
+
+    Args:
+      value: a value in types of JSON; only that of process 0 matters.
+    """
+    client = coordination_client()
+    if client is None:
+        return value
+    key = f"seemore/agreements/{next(_AGREEMENTS)}"
+    if jax.process_index() == 0:
+        client.key_value_set(key, json.dumps(value))
+    return json.loads(client.blocking_key_value_get(key, BARRIER_TIMEOUT_SECONDS * 1000))
 
 
 def coordination_client() -> Any:
