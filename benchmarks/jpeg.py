@@ -1,8 +1,9 @@
 """Measures weights on JPEG files of several qualities: PSNR over bicubic, and how visible the 8×8 blocks are.
 
-    python -m benchmarks.jpeg --data data/kodak --model T-x4 --robust T-x4-jpeg
+    python -m benchmarks.jpeg --data data/kodak --scale 4
 
-Each image is reduced bicubically, stored by libjpeg with 4:2:0, and upscaled. The border gradient is the mean
+The last line of the table is the automatic choice of `seemore-jax upscale`: for each quality, the figures of the weights
+that it chooses. Each image is reduced bicubically, stored by libjpeg with 4:2:0, and upscaled. The border gradient is the mean
 difference of neighbouring SR pixels across the borders of the 8×8 blocks, divided by the mean difference elsewhere: it
 is 1 in an image without visible blocks.
 """
@@ -21,8 +22,10 @@ from seemore_jax.data.degradation import FixedDegradation
 from seemore_jax.data.image_sets import ImageSet, find_image_sets
 from seemore_jax.evaluation.benchmark import BICUBIC, Upscaler, bicubic_upscaler
 from seemore_jax.evaluation.metrics import psnr
+from seemore_jax.inference.model_choice import choose_by_quality
 
 QUALITIES = ("bicubic", "jpeg:95", "jpeg:85", "jpeg:75", "jpeg:50", "jpeg:30")
+_AUTOMATIC = "automatic choice"
 _BLOCK = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -30,27 +33,20 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 def main() -> None:
     chosen = _options()
     start = time.perf_counter()
-    model = sj.load(chosen.model)
-    scale = model.config.scale
-    upscalers = {BICUBIC: bicubic_upscaler(scale), chosen.model: _upscaler(model)}
-    if chosen.robust:
-        upscalers[chosen.robust] = _upscaler(sj.load(chosen.robust))
+    scale = chosen.scale
+    names = {f"T-x{scale}": chosen.model or f"T-x{scale}", f"T-x{scale}-jpeg": chosen.robust or f"T-x{scale}-jpeg"}
+    models = {name: sj.load(source) for name, source in names.items()}
+    if wrong := [names[name] for name, model in models.items() if model.config.scale != scale]:
+        raise SystemExit(f"error: {', '.join(wrong)}: not for ×{scale}")
+    upscalers = {BICUBIC: bicubic_upscaler(scale)} | {name: _upscaler(model) for name, model in models.items()}
     pairs = [pair for one in find_image_sets([chosen.data], scale) for pair in one.pairs][: chosen.images]
     found = {}
     for text in tqdm(chosen.degradations, unit="quality", disable=None):
         degradation = FixedDegradation.of(text)
         found[text] = _measure(upscalers, ImageSet(text, tuple(pairs)).degraded(degradation), scale)
+        found[text][_AUTOMATIC] = found[text][choose_by_quality(degradation.quality, scale).model]
     print(f"PSNR (dB) of the luma / border gradient, ×{scale}, {len(pairs)} images of {chosen.data.name}\n")
-    rows = [
-        [
-            name,
-            *(
-                f"{decibel:.2f} / {border:.3f}"
-                for decibel, border in (found[each][name] for each in chosen.degradations)
-            ),
-        ]
-        for name in upscalers
-    ]
+    rows = [[name, *(_cell(*found[each][name]) for each in chosen.degradations)] for name in (*upscalers, _AUTOMATIC)]
     print(tables.compact(["LR", *chosen.degradations], rows))
     print(f"\n{records.footer(time.perf_counter() - start)}")
     records.finish(chosen.output, {"scale": scale, "images": len(pairs), "results": found})
@@ -58,8 +54,9 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures weights on JPEG files of several qualities.")
-    options.add_weights_name(parser)
-    parser.add_argument("--robust", metavar="MODEL", help="weights that were trained with JPEG, for the same scale")
+    parser.add_argument("--scale", type=int, required=True, choices=(2, 4))
+    parser.add_argument("--model", help="other weights than the bundled ones for clean images")
+    parser.add_argument("--robust", metavar="MODEL", help="other weights than the bundled ones for JPEG files")
     parser.add_argument("--data", type=Path, required=True, help="a folder of HR images, such as Kodak")
     parser.add_argument("--images", type=int, help="how many of them (default: all)")
     parser.add_argument(
