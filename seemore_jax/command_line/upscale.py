@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from seemore_jax.command_line.options import add_device_option, add_model_options, load_model
 from seemore_jax.command_line.streams import (
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     target = STREAM if options.output is None and options.input == [STREAM] else str(options.output)
     to_stream = target == STREAM
     if STREAM not in options.input and not to_stream:
-        return _upscale(options, sys.stdout)
+        return _upscale(options)
     if len(options.input) > 1:
         raise InputError(f"{STREAM}: a stream is one image; give one INPUT")
     if to_stream:
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
             options.input = [str(read_stream(folder))]
         if to_stream:
             options.output = folder / f"{OUTPUT_NAME}{_extension(options, Path(options.input[0]))}"
-        status = _upscale(options, sys.stderr, lambda text: without_folder(text, folder))
+        status = _upscale(options, lambda text: without_folder(text, folder), to_stream=to_stream)
         if to_stream:
             write_stream(options.output)
     return status
@@ -98,13 +98,15 @@ def _extension(options: argparse.Namespace, source: Path) -> str:
     return _WRITTEN[options.format].suffixes[0] if options.format else default_extension(source)
 
 
-def _upscale(options: argparse.Namespace, messages: TextIO, shown: Callable[[str], str] = lambda text: text) -> int:
+def _upscale(
+    options: argparse.Namespace, shown: Callable[[str], str] = lambda text: text, *, to_stream: bool = False
+) -> int:
     """Upscales files. Returns the exit status.
 
     Args:
       options: the options of the command, with files in the place of streams.
-      messages: where to print what was made.
       shown: function that returns a text as the user sees it.
+      to_stream: whether standard output gets the image, so that messages go to standard error.
     """
     from seemore_jax.data.images import read_header, read_picture
     from seemore_jax.inference.folder import Settings
@@ -147,7 +149,10 @@ def _upscale(options: argparse.Namespace, messages: TextIO, shown: Callable[[str
         raise InputError(str(failed[0].error))
     if not options.quiet:
         place = f"{options.output}: " if options.output else ""
-        print(shown(_described(outcomes[0]) if alone else place + summary(outcomes)), file=messages)
+        print(
+            shown(_described(outcomes[0]) if alone else place + summary(outcomes)),
+            file=sys.stderr if to_stream else None,
+        )
     return 1 if failed else 0
 
 
