@@ -2,10 +2,10 @@
 
     python -m benchmarks.jpeg --data data/kodak --scale 4
 
-The last line of the table is the automatic choice of `seemore-jax upscale`: for each quality, the figures of the weights
-that it chooses. Each image is reduced bicubically, stored by libjpeg with 4:2:0, and upscaled. The border gradient is the mean
-difference of neighbouring SR pixels across the borders of the 8×8 blocks, divided by the mean difference elsewhere: it
-is 1 in an image without visible blocks.
+The last line of the table is the automatic choice of `seemore-jax upscale`: for each quality, the figures of the
+weights that it chooses. Each image is reduced bicubically, stored by libjpeg with 4:2:0, and upscaled. The border
+gradient is the mean difference of neighbouring SR pixels across the borders of the 8×8 blocks, divided by the mean
+difference elsewhere: it is 1 in an image without visible blocks.
 """
 
 import argparse

@@ -63,6 +63,13 @@ def benchmark_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def kodak() -> Path:
+    """The folder with the Kodak images."""
+    needs.require("images")
+    return needs.DATA / "valid" / "kodak"
+
+
+@pytest.fixture(scope="session")
 def training_data() -> Path:
     """The folder with training photographs."""
     needs.require("images")

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -58,14 +58,13 @@ class Bars(contextlib.AbstractContextManager["Bars"]):
             bar.close()
         self._files.update()
 
-    def write(self, line: str, file: TextIO | None = None) -> None:
-        """Prints a line above the bars.
+    def write(self, line: str) -> None:
+        """Prints a line on standard error, above the bars.
 
         Args:
           line: the line.
-          file: where to print it, by default on standard error.
         """
-        self._files.write(line, file=file or sys.stderr)
+        self._files.write(line, file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
         for bar in self._within.values():

@@ -7,7 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from seemore_jax.command_line.options import (
     add_device_option,
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     target = STREAM if options.output is None and options.input == [STREAM] else str(options.output)
     to_stream = target == STREAM
     if STREAM not in options.input and not to_stream:
-        return _upscale(options, sys.stdout)
+        return _upscale(options)
     if len(options.input) > 1:
         raise InputError(f"{STREAM}: a stream is one image; give one INPUT")
     if to_stream:
@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
             options.input = [str(read_stream(folder))]
         if to_stream:
             options.output = folder / f"{OUTPUT_NAME}{_extension(options, Path(options.input[0]))}"
-        status = _upscale(options, sys.stderr, lambda text: without_folder(text, folder))
+        status = _upscale(options, lambda text: without_folder(text, folder), to_stream=to_stream)
         if to_stream:
             write_stream(options.output)
     return status
@@ -107,13 +107,15 @@ def _extension(options: argparse.Namespace, source: Path) -> str:
     return _WRITTEN[options.format].suffixes[0] if options.format else default_extension(source)
 
 
-def _upscale(options: argparse.Namespace, messages: TextIO, shown: Callable[[str], str] = lambda text: text) -> int:
+def _upscale(
+    options: argparse.Namespace, shown: Callable[[str], str] = lambda text: text, *, to_stream: bool = False
+) -> int:
     """Upscales files, with the other processes of the run if there are any. Returns the exit status.
 
     Args:
       options: the options of the command, with files in the place of streams.
-      messages: where to print what was made.
       shown: function that returns a text as the user sees it.
+      to_stream: whether standard output gets the image, so that messages go to standard error.
     """
     from seemore_jax.system.devices import use_device
     from seemore_jax.system.process_monitor import monitored
@@ -127,7 +129,7 @@ def _upscale(options: argparse.Namespace, messages: TextIO, shown: Callable[[str
         outcomes, alone = _outcomes(options, shown)
         failed = [outcome for outcome in outcomes if outcome.status == "failed"]
         if is_first_process():
-            _report(options, outcomes, messages, shown, alone=alone)
+            _report(options, outcomes, shown, alone=alone, to_stream=to_stream)
         return int(from_first_process(1 if failed else 0))
 
 
@@ -182,10 +184,10 @@ def _settings(options: argparse.Namespace, *, to_file: bool) -> "Settings":
 def _report(
     options: argparse.Namespace,
     outcomes: "Sequence[Outcome]",
-    messages: TextIO,
     shown: Callable[[str], str],
     *,
     alone: bool,
+    to_stream: bool,
 ) -> None:
     """Writes the JSON file, and prints the last line. Raises the error of a file alone."""
     from seemore_jax.inference.outcomes import summary
@@ -196,7 +198,8 @@ def _report(
         raise InputError(str(outcomes[0].error))
     if not options.quiet:
         place = f"{options.output}: " if options.output else ""
-        print(shown(_described(outcomes[0]) if alone else place + summary(outcomes)), file=messages)
+        line = _described(outcomes[0]) if alone else place + summary(outcomes)
+        print(shown(line), file=sys.stderr if to_stream else None)
 
 
 def _check_options(options: argparse.Namespace, *, to_file: bool) -> None:

@@ -138,7 +138,10 @@ _SIGNATURES = (
 )
 # The same for text, in small letters.
 _MARKUP = ((b"<svg", "an SVG drawing"), (b"<!doctype", "a web page"), (b"<html", "a web page"), (b"<?xml", "XML"))
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+# The brands in the headers of HEIC files, of AVIF files, and of both.
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_AVIF_BRANDS = (b"avif", b"avis")
+_SHARED_BRANDS = (b"mif1", b"msf1")
 SIGNATURE_BYTES = 16  # how many bytes at the beginning of a file tell its kind
 
 
@@ -154,8 +157,10 @@ def unsupported_kind(path: str | os.PathLike[str], beginning: bytes) -> str | No
       format and its content is of no known kind.
     """
     suffix = Path(path).suffix.lower()
-    if _is_heic(beginning) or (suffix in FORMATS["heic"].suffixes and not has_heic()):
+    if _brand(beginning) in _HEIC_BRANDS or (suffix in FORMATS["heic"].suffixes and not has_heic()):
         return None if has_heic() else f"HEIC needs pillow-heif: {HEIC_HINT}"
+    if _brand(beginning) in (*_AVIF_BRANDS, *_SHARED_BRANDS):
+        return None
     for place, signature, kind in _SIGNATURES:
         if beginning[place:].startswith(signature):
             return kind
@@ -166,5 +171,15 @@ def unsupported_kind(path: str | os.PathLike[str], beginning: bytes) -> str | No
     return markup
 
 
-def _is_heic(beginning: bytes) -> bool:
-    return beginning[4:8] == b"ftyp" and beginning[8:12] in _HEIC_BRANDS
+def may_be_heic(beginning: bytes) -> bool:
+    """Returns whether a file may be a HEIC file; brands that AVIF files can have as well do not tell.
+
+    Args:
+      beginning: its first bytes, at least 12.
+    """
+    return _brand(beginning) in (*_HEIC_BRANDS, *_SHARED_BRANDS)
+
+
+def _brand(beginning: bytes) -> bytes:
+    """Returns the brand of a file in the container that HEIC, AVIF and videos have in common, or nothing."""
+    return beginning[8:12] if beginning[4:8] == b"ftyp" else b""

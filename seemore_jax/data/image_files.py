@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from seemore_jax.data.decoder_messages import decoder_warnings_off, libtiff_messages_off
-from seemore_jax.data.formats import HEIC_MODULE, SIGNATURE_BYTES, ImageError, has_heic, unsupported_kind
+from seemore_jax.data.formats import HEIC_MODULE, SIGNATURE_BYTES, ImageError, has_heic, may_be_heic, unsupported_kind
 from seemore_jax.system.errors import one_line
 
 # The only readers of Pillow that are used, for files with any suffix. Some of its other readers start programs.
@@ -106,11 +106,9 @@ def open_image(path: Path) -> Image.Image:
         if accepts is None or accepts(beginning) is True:
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):  # the file has another format
                 return make(path)
-    if has_heic():
-        plugin = importlib.import_module(f"{HEIC_MODULE}.as_plugin")
-        if beginning[4:8] == b"ftyp":
-            with contextlib.suppress(SyntaxError):
-                return plugin.HeifImageFile(path)
+    if has_heic() and may_be_heic(beginning):
+        with contextlib.suppress(SyntaxError):
+            return importlib.import_module(f"{HEIC_MODULE}.as_plugin").HeifImageFile(path)
     raise Image.UnidentifiedImageError
 
 
@@ -146,6 +144,18 @@ def count_frames(image: Image.Image) -> int:
         return 1
     # The first image of a PNG file may be what programs show that know no animations.
     return max(1, getattr(image, "n_frames", 1) - first_frame(image))
+
+
+def count_pages(path: Path, image: Image.Image) -> int:
+    """Returns the number of pages of a TIFF file, and of pictures in a HEIC file; 1 for everything else.
+
+    Args:
+      path: the file.
+      image: the same file, opened by `open_image`.
+    """
+    if image.format == "TIFF":
+        return len(page_indices(path))
+    return getattr(image, "n_frames", 1) if image.format == "HEIF" else 1
 
 
 def first_frame(image: Image.Image) -> int:

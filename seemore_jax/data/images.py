@@ -24,6 +24,7 @@ from seemore_jax.data.image_files import (
     check_size,
     check_sums,
     count_frames,
+    count_pages,
     first_bytes,
     is_deep_png,
     open_image,
@@ -117,7 +118,7 @@ class Header(NamedTuple):
       height: the height in pixels, before the EXIF orientation is applied.
       kind: the format and Pillow's mode, such as "PNG RGB".
       frames: the number of frames of an animation; 1 for everything else.
-      pages: the number of pages in a TIFF file; 1 for everything else.
+      pages: the number of pages in a TIFF file, of pictures in a HEIC file; 1 for everything else.
     """
 
     width: int
@@ -143,8 +144,7 @@ def read_header(path: str | os.PathLike[str]) -> Header | None:
 
 def _header(path: Path) -> Header:
     with open_image(path) as image:
-        pages = len(page_indices(path)) if image.format == "TIFF" else 1
-        return Header(*image.size, f"{image.format} {image.mode}", count_frames(image), pages)
+        return Header(*image.size, f"{image.format} {image.mode}", count_frames(image), count_pages(path, image))
 
 
 def _read(path: Path, max_pixels: int) -> Picture:
@@ -166,7 +166,7 @@ def _check_single(path: Path) -> None:
     if header.frames > 1:
         raise ImageError(f"{path}: an animation of {header.frames} frames, not a single image")
     if header.pages > 1:
-        raise ImageError(f"{path}: {header.pages} pages, not a single image")
+        raise ImageError(f"{path}: {header.pages} pages or pictures, not a single image")
 
 
 def has_alpha(image: UInt[np.ndarray, "h w *c"]) -> bool:
@@ -281,6 +281,8 @@ def _read_tiff16(path: Path, max_pixels: int, index: int) -> Picture | None:
         assert isinstance(page, tifffile.TiffPage)
         if len(page.dataoffsets) < (needed := math.prod(page.chunked)):  # Pillow would fill the missing part with black
             raise ImageError(f"{path}: damaged: {len(page.dataoffsets):,} of {needed:,} strips or tiles are there")
+        if page.dtype is not None and (page.dtype.kind in "fc" or page.dtype.itemsize > 2):
+            raise ImageError(f"{path}: {page.dtype}, more than 16 bits for each channel; convert it to 16 bits first")
         if page.dtype != np.uint16:
             return None
         check_size(path, page.imagewidth, page.imagelength, max_pixels)

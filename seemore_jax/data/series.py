@@ -19,6 +19,7 @@ from seemore_jax.data.image_files import (
     check_size,
     check_sums,
     count_frames,
+    count_pages,
     first_frame,
     is_deep_png,
     open_image,
@@ -74,6 +75,11 @@ def read_series(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> S
     path = Path(path)
     with reading(path):
         with open_image(path) as image:
+            if image.format == "HEIF":
+                count = count_pages(path, image)
+                raise ImageError(
+                    f"{path}: {count} pictures in one HEIC file, of which only one would be kept: split it"
+                )
             if image.format != "TIFF":
                 return _read_animation(path, image, max_pixels)
         return _read_document(path, max_pixels)

@@ -193,7 +193,7 @@ def default_extension(path: Path) -> str:
     if header is None or header.frames * header.pages == 1:
         return FORMATS["png"].suffixes[0]
     name = header.kind.split()[0]
-    own = next(each for each in FORMATS.values() if each.name.upper() == name)
+    own = next((each for each in FORMATS.values() if each.written and each.name.upper() == name), FORMATS["png"])
     return path.suffix.lower() if own is format else own.suffixes[0]
 
 

@@ -23,12 +23,15 @@ def test_the_table_has_a_row_for_each_method(
     rows, columns = np.indices((64, 64)) / 64
     image = np.stack([rows, columns, rows * columns], axis=-1) * 255
     write_image(tmp_path / "images" / "a.png", image.astype(np.uint8))
-    arguments = ["--data", str(tmp_path / "images"), "--model", "T-x2", "--degradations", "bicubic", "jpeg:30"]
+    arguments = ["--data", str(tmp_path / "images"), "--scale", "2", "--degradations", "bicubic", "jpeg:30"]
     monkeypatch.setattr(sys, "argv", ["jpeg", *arguments])
     jpeg.main()
     table = capsys.readouterr().out
     assert "×2, 1 images" in table
-    for name in ("bicubic", "T-x2"):
+    cells = {}
+    for name in ("bicubic", "T-x2", "T-x2-jpeg", "automatic choice"):
         (row,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
-        clean, compressed = (float(cell.split(" / ")[0]) for cell in row.split("|")[2:4])
+        cells[name] = row.split("|")[2:4]
+        clean, compressed = (float(cell.split(" / ")[0]) for cell in cells[name])
         assert clean > compressed + 1
+    assert cells["automatic choice"] == [cells["T-x2"][0], cells["T-x2-jpeg"][1]]

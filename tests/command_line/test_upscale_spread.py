@@ -14,7 +14,15 @@ from tests.support.release import ported, release_model
 from tests.support.training_runs import Process, expect, finish, free_address
 
 CONFIG = sj.SeemoReConfig.variant("T", 2)
-SIZES = {"a": (24, 20), "b": (24, 20), "c": (24, 20), "d": (24, 20), "e": (24, 20), "deep/f": (20, 24), "deep/g": (9, 9)}
+SIZES = {
+    "a": (24, 20),
+    "b": (24, 20),
+    "c": (24, 20),
+    "d": (24, 20),
+    "e": (24, 20),
+    "deep/f": (20, 24),
+    "deep/g": (9, 9),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +45,7 @@ def upscale(photos: Path, output: Path, *, processes: int, devices: int) -> list
     # As in tests.support.training_runs.start.
     flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     running = [
-        Process(
-            [*command, *joined, *([f"--process_id={index}"] if joined else [])], {**os.environ, "XLA_FLAGS": flags}
-        )
+        Process([*command, *joined, *([f"--process_id={index}"] if joined else [])], {**os.environ, "XLA_FLAGS": flags})
         for index in range(processes)
     ]
     return finish(*running)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import seemore_jax as sj
 from seemore_jax.data.image_writing import write_image
-from seemore_jax.data.images import read_picture
+from seemore_jax.data.images import read_image, read_picture
 from seemore_jax.inference import folder as folder_module
 from seemore_jax.inference.folder import Outcome, Settings, flatten, upscale_files
 from seemore_jax.inference.jobs import find_sources, name_jobs
@@ -137,10 +137,10 @@ def test_a_batch_that_does_not_fit_is_taken_apart(
 
 
 def test_a_full_disk_costs_no_other_file(model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, *arguments: Any) -> None:
+    def write(path: Path, *arguments: Any, **options: Any) -> None:
         if path.name.startswith("a"):
             raise OSError(28, "No space left on device")
-        write_image(path, *arguments)
+        write_image(path, *arguments, **options)
 
     monkeypatch.setattr(folder_module, "write_image", write)
     for name in "ab":
@@ -169,6 +169,7 @@ def claiming(png: bytes, width: int, height: int) -> bytes:
 
 DEEP = RGB.astype(np.uint16) * 257
 PALETTE = Image.fromarray(RGB).quantize(8)
+FRAMES = [Image.fromarray(np.roll(RGB, n, axis=0)) for n in range(3)]
 GOOD: dict[str, Callable[[], bytes]] = {
     "rgb.png": lambda: encoded(RGB, "PNG"),
     "rgb.jpg": lambda: encoded(RGB, "JPEG"),
@@ -188,15 +189,14 @@ GOOD: dict[str, Callable[[], bytes]] = {
     "1x1.png": lambda: encoded(RGB[:1, :1], "PNG"),
     "5000x1.png": lambda: encoded(np.zeros((1, 5000), np.uint8), "PNG"),
     "1x5000.bmp": lambda: encoded(np.zeros((5000, 1), np.uint8), "BMP"),
+    "animated.webp": lambda: encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
+    "animated.png": lambda: encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
 }
-FRAMES = [Image.fromarray(np.roll(RGB, n, axis=0)) for n in range(3)]
 BAD: dict[str, Callable[[], bytes]] = {
     "empty.png": lambda: b"",
     "empty.webp": lambda: b"",
     "text.jpg": lambda: b"this is no picture\n" * 20,
     "signature.png": lambda: b"\x89PNG\r\n\x1a\n",
-    "animated.webp": lambda: encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
-    "animated.png": lambda: encoded(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]),
     "pages.tiff": lambda: encoded(FRAMES[0], "TIFF", save_all=True, append_images=FRAMES[1:]),
     "float.tiff": lambda: encoded(RGB[..., 0].astype(np.float32), "TIFF"),
     "script.bmp": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n",
@@ -241,7 +241,7 @@ def test_200_damaged_or_odd_inputs(model: sj.SeemoRe, tmp_path: Path) -> None:
     made = [outcome for outcome in outcomes if outcome.status == "made"]
     for outcome in made:
         assert outcome.before is not None
-        shape = read_picture(outcome.job.target).pixels.shape
+        shape = read_image(outcome.job.target).shape
         assert (shape[1], shape[0]) == outcome.after == (2 * outcome.before[0], 2 * outcome.before[1])
     for outcome in outcomes:
         assert (outcome.error is None) == (outcome.status == "made")
