@@ -33,7 +33,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run(options: argparse.Namespace) -> None:
     """Prints a line for each model."""
     del options
-    cards = [read_card(path) for path in sorted(BUNDLED.glob("*.safetensors"))]
+    cards = [read_card(path) for path in sorted(BUNDLED.glob("*.safetensors"), key=lambda path: path.stem)]
     width = max(len(card.name) for card in cards)
     for card in cards:
         scale = re.sub(r".*-x(\d).*", r"×\1", card.name)

@@ -84,7 +84,7 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
 
     Args:
       source: a `.pth` or `.pt` file, for which PyTorch need not be installed; a `.safetensors` file; a directory with
-        `model.safetensors`; the name of bundled weights, "T-x2", "T-x3" or "T-x4"; or a repository of the Hugging Face
+        `model.safetensors`; the name of bundled weights, such as "T-x4"; or a repository of the Hugging Face
         hub with such a directory, as "user/name", or as "user/name@revision" for a branch, a tag or a commit, which
         needs the extra `hub`. A path that exists is preferred. If there is a folder `user`, the hub is not asked.
       **overrides: fields of `SeemoReConfig`. Most fields follow from the shapes. `use_shuffle`, `recursive`, `topk` and
@@ -167,7 +167,7 @@ def _find(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    if re.fullmatch(r"[A-Z]-x\d+", str(source)):
+    if re.fullmatch(r"[A-Z]-x\d+(-[a-z]+)?", str(source)):
         bundled = BUNDLED / f"{source}.safetensors"
         if bundled.exists():
             return bundled
