@@ -22,8 +22,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add(
         "--password",
         metavar="WORD|@FILE",
-        help="ask visitors for this password, or for that in a file; other users of this machine can read a WORD in the "
-        "list of processes, but not the file, nor the environment variable SEEMORE_PASSWORD",
+        help="ask visitors for this password, or for that in a file; other users of this machine can read a WORD in "
+        "the list of processes, but not the file, nor the environment variable SEEMORE_PASSWORD",
     )
     add("--max_pixels", type=int, metavar="N", help="refuse larger images (default: by the free memory)")
     add_device_option(command)
@@ -33,8 +33,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(options: argparse.Namespace) -> None:
     """Serves the page until it is interrupted."""
+    from seemore_jax.web.address import Address
     from seemore_jax.web.choices import load_choices
-    from seemore_jax.web.start import Address, read_password, serve
+    from seemore_jax.web.start import read_password, serve
 
     password = read_password(options.password)
     address = Address(options.host, options.port)

@@ -12,12 +12,10 @@ from seemore_jax.web.choices import Chosen
 from seemore_jax.web.results import Result
 from seemore_jax.web.tiles import TILE
 
-_EXPERTS = (
-    "SeemoRe has several small networks, called experts, in each of its layers. In each layer, the network looks at the "
-    "whole picture and chooses the expert that suits it. A column of the table is a layer, a row is an expert with its "
-    "rank (the number of features to which it reduces the picture); the number is the probability that the network gave "
-    "to the expert, and the chosen expert has a frame."
-)
+_EXPERTS = """Each layer of SeemoRe has several small networks, called experts. A layer looks at the whole picture and
+chooses the expert that suits it. In the table, a column is a layer, and a row is an expert with its rank, the number of
+features that it works with. The number in a cell is the probability that the layer gave to the expert; the chosen one
+has a frame."""
 
 
 def for_visitors(message: str, path: Path) -> str:
@@ -81,6 +79,7 @@ def result_card(name: str, chosen: Chosen, result: Result) -> str:
         "after": _url(tiles.folder / "after"),
     }
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in result.notes)
+    file = html.escape(target.name)
     return _card(
         name,
         "done",
@@ -88,11 +87,11 @@ def result_card(name: str, chosen: Chosen, result: Result) -> str:
 <span class="model">Model: <strong>{html.escape(chosen.name)}</strong>, {html.escape(chosen.reason)}.</span></p>
 <seemore-comparison data-view="{html.escape(json.dumps(view))}"></seemore-comparison>
 {notes}
-<p><a class="download" href="{_url(target)}" download="{html.escape(target.name)}">Download {html.escape(target.name)}</a>
+<p><a class="download" href="{_url(target)}" download="{file}">Download {file}</a>
 <span class="hint">{file_size(target.stat().st_size)}</span></p>
 <details><summary>What the network chose for this picture</summary>
 <p>{_EXPERTS}</p>
-<img src="{_url(result.experts)}" loading="lazy" alt="Table of the experts chosen in each layer, with probabilities"></details>""",
+<img src="{_url(result.experts)}" loading="lazy" alt="Table of the experts that each layer chose"></details>""",
     )
 
 
@@ -168,7 +167,9 @@ def duration(seconds: float) -> str:
     Args:
       seconds: the time.
     """
-    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} minutes"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes"
 
 
 def file_size(size: int) -> str:

@@ -62,13 +62,14 @@ class Gate:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answers a request."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request = Request(scope, receive)
-        if hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self._token.encode()):
-            return await self._app(scope, receive, send)
-        response = await self._answer(request)
-        return await response(scope, receive, send)
+        if scope["type"] != "http" or self._has_cookie(Request(scope, receive)):
+            await self._app(scope, receive, send)
+        else:
+            response = await self._answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+    def _has_cookie(self, request: Request) -> bool:
+        return hmac.compare_digest(request.cookies.get(_COOKIE, "").encode(), self._token.encode())
 
     async def _answer(self, request: Request) -> Response:
         if request.method == "POST" and request.url.path == _FORM:

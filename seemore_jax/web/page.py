@@ -95,7 +95,8 @@ class Page:
                     self._cards = [gr.HTML(visible=False, elem_id=f"card-{number}") for number in range(FILES)]
             self._start.click(
                 self._run, [files, scale], [self._start, self._stop, self._status, self._empty, *self._cards],
-                show_progress_on=self._status, concurrency_limit=_VISITORS, trigger_mode="once", api_visibility="private",
+                show_progress_on=self._status, concurrency_limit=_VISITORS, trigger_mode="once",
+                api_visibility="private",
             )  # fmt: skip
             self._stop.click(self._end, show_progress="hidden", queue=False, api_visibility="private")
             self.blocks.unload(self._end)
@@ -107,7 +108,11 @@ class Page:
             stop.set()
 
     def _run(
-        self, paths: list[str] | None, label: str, request: gr.Request, progress: gr.Progress = gr.Progress()
+        self,
+        paths: list[str] | None,
+        label: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (this tells Gradio to pass one)
     ) -> Iterator[dict[Any, Any]]:
         """Upscales the files one after the other, and yields the parts of the page that change."""
         files = [Path(path) for path in paths or []]
@@ -129,7 +134,7 @@ class Page:
 
                 content, succeeded = self._card(file, label, report)
                 made, failed = made + succeeded, failed + (not succeeded)
-                yield {card: gr.HTML(content, visible=True)}
+                yield {card: gr.HTML(content, visible=True), self._empty: gr.HTML(visible=False)}
         except Stopped:
             pass
         yield self._finished(cards.summary(made, failed, stopped=stop.is_set()))
@@ -151,7 +156,7 @@ class Page:
             self._start: gr.Button(visible=False),
             self._stop: gr.Button(visible=True),
             self._status: cards.status_line(""),
-            self._empty: gr.HTML(visible=False),
+            self._empty: gr.HTML(visible=True),
             **{card: gr.HTML("", visible=False) for card in self._cards},
         }
 

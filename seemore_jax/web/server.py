@@ -1,28 +1,21 @@
-"""The server of the page: refuses what is too large, closes idle connections, and logs each refusal in one line."""
+"""The server of the page, which logs what it says of clients in lines without tracebacks."""
 
-import asyncio
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-import h11
 import uvicorn
 from fastapi import FastAPI
-from starlette.requests import ClientDisconnect
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from seemore_jax.system.errors import one_line
 from seemore_jax.web import page as pages
+from seemore_jax.web.address import Address
 from seemore_jax.web.gate import Gate
-from seemore_jax.web.start import Address
+from seemore_jax.web.guard import Guard
+from seemore_jax.web.protocol import ClosingProtocol
 from seemore_jax.web.storage import Storage
 
-# The seconds after which a connection is closed on which the rest of a request does not come.
-IDLE = 30.0
-# The largest body of a request that uploads nothing, in bytes.
-_MESSAGE = 2**20
 # The seconds for answers under way when the server ends.
 _FAREWELL = 1
 
@@ -87,115 +80,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announce()
-
-
-class ClosingProtocol(H11Protocol):
-    """HTTP that closes a connection on which the rest of a request does not come for `IDLE` seconds."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begins to wait for a request."""
-        super().connection_made(transport)
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        """Handles a part of a request. The beginning of a request must come within the time, however slowly."""
-        was_idle = self.conn.their_state is h11.IDLE
-        super().data_received(data)
-        if not (was_idle and self.conn.their_state is h11.IDLE):
-            self._wait()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the waiting."""
-        self._stop()
-        super().connection_lost(exc)
-
-    def _should_upgrade(self) -> bool:
-        return False  # there are no web sockets; uvicorn would say so in two lines
-
-    def _wait(self) -> None:
-        self._stop()
-        self._timer = self.loop.call_later(IDLE, self._close_if_waiting)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _close_if_waiting(self) -> None:
-        # While the application reads slowly, the client is not to blame. After the request, the client reads.
-        waits = self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.flow.read_paused
-        if waits:
-            self.transport.abort()
-        else:
-            self._wait()
-
-
-class Guard:
-    """An ASGI application that refuses bodies that are too large or would fill the disk, and logs what was refused."""
-
-    def __init__(self, app: Any, storage: Storage, max_upload: int) -> None:
-        """Wraps an application.
-
-        Args:
-          app: the application.
-          storage: the folder with uploads and results.
-          max_upload: the largest body of an upload in bytes.
-        """
-        self._app = app
-        self._storage = storage
-        self._max_upload = max_upload
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answers a request."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        status = 0
-
-        async def watched(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        reason = ""
-        try:
-            if refusal := self._refusal(scope):
-                reason = refusal[1]
-                await _refuse(watched, *refusal)
-            else:
-                await self._app(scope, receive, watched)
-        except ClientDisconnect:
-            reason = "the connection ended before the request did"
-        except Exception as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            if not status:
-                await _refuse(watched, 400, "the request could not be handled")
-        if status >= 400 or reason:
-            _log(scope, status, reason)
-
-    def _refusal(self, scope: Any) -> tuple[int, str] | None:
-        """Returns the status and the reason if a request is refused because of its size."""
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
-            return None
-        length = dict(scope["headers"]).get(b"content-length", b"")
-        is_upload = scope["path"].endswith("/upload")
-        if not length.isdigit() or int(length) > (self._max_upload if is_upload else _MESSAGE):
-            return 413, "too large, or of unknown size"
-        if is_upload and self._storage.is_full():
-            return 507, "the server has no room for more pictures now"
-        return None
-
-
-async def _refuse(send: Any, status: int, reason: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": reason.encode()})
-
-
-def _log(scope: Any, status: int, reason: str) -> None:
-    client = (scope.get("client") or ["?"])[0]
-    path = scope.get("raw_path", b"").decode("ascii", "replace")[:100]
-    print(f"refused: {client} {scope['method']} {path!r}: {status} {reason}".rstrip(), file=sys.stderr, flush=True)
 
 
 class _OneLine(logging.Formatter):

@@ -1,12 +1,9 @@
 """Starts the page: checks what the operator asked for, and says what visitors may do."""
 
-import dataclasses
 import importlib.util
-import ipaddress
 import os
 import shlex
 import signal
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 from seemore_jax.data.images import MAX_PIXELS
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.memory import free_memory
+from seemore_jax.web.address import Address
 from seemore_jax.web.cards import megapixels
 from seemore_jax.web.choices import Choices
 from seemore_jax.web.storage import Storage
@@ -26,46 +24,6 @@ PASSWORD = "SEEMORE_PASSWORD"
 _SHARE, _RESULT_BYTES = 0.7, 12
 # The largest size of a pixel in a file without compression: 16 bits and transparency; and some bytes for metadata.
 _FILE_BYTES, _METADATA = 8, 2**20
-
-
-@dataclasses.dataclass(frozen=True)
-class Address:
-    """Where the page is.
-
-    Attributes:
-      host: the address to listen on. With 127.0.0.1, only this machine can open the page.
-      port: the port to listen on.
-    """
-
-    host: str
-    port: int
-
-    def check(self) -> None:
-        """Checks that the page can listen there.
-
-        Raises:
-          InputError: the address or the port cannot be used.
-        """
-        if not 0 < self.port < 2**16:
-            raise InputError(f"--port is {self.port}, not 1 to 65535")
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            socket.create_server((self.host, self.port), family=family).close()
-        except OSError as error:
-            reason = error.strerror or error
-            raise InputError(
-                f"cannot listen on {self.host}, port {self.port}: {reason}; choose with --host and --port"
-            ) from error
-
-    def is_local(self) -> bool:
-        """Returns whether only this machine reaches the page."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-    def __str__(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/"
 
 
 def read_password(given: str | None) -> str | None:

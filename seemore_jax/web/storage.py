@@ -36,7 +36,7 @@ class Storage:
           InputError: there are too many files already.
         """
         if self.is_full():
-            raise InputError("The server has no room for more pictures now. Old ones are deleted soon: try again later.")
+            raise InputError("The server has no room for more pictures now. Please try again later.")
         return Path(tempfile.mkdtemp(dir=self.folder))
 
     def is_full(self) -> bool:

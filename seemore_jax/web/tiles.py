@@ -1,7 +1,7 @@
 """Writes the images for the comparison as small files, so that a browser can show any part of a large result.
 
-Each of the two layers, `before` (bicubic) and `after` (SeemoRe), is a pyramid: level 0 has all pixels of the result, and
-each further level has half the width and height of the one below, until one tile holds the whole image. The file
+Each of the two layers, `before` (bicubic) and `after` (SeemoRe), is a pyramid: level 0 has all pixels of the result,
+and each further level has half the width and height of the one below, until one tile holds the whole image. The file
 LAYER/LEVEL-COLUMN-ROW.SUFFIX has one tile. `comparison.js` reads them.
 """
 
@@ -78,8 +78,13 @@ def write_tiles(
         for index, (layer, rows) in enumerate(layers.items()):
             profile = profile_for((before, after)[index].metadata, channels=3)
             writer = _Writer(pool, folder / layer, suffix, options | ({"icc_profile": profile} if profile else {}))
-            writer.write(width, height, rows, lambda fraction, index=index: progress((index + fraction) / len(layers)))
+            part = functools.partial(_report_part, progress, index, len(layers))
+            writer.write(width, height, rows, part)
     return Tiles(folder, width, height, suffix)
+
+
+def _report_part(progress: Callable[[float], None], index: int, count: int, fraction: float) -> None:
+    progress((index + fraction) / count)
 
 
 def _opaque(image: UInt[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:

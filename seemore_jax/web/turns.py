@@ -83,7 +83,7 @@ class Turn:
         self.waited = 0.0
 
     def pass_on(self) -> None:
-        """Lets all others that wait now compute first, if there are any, and waits until it is this one's turn again."""
+        """Lets all others that wait now compute first, if there are any, and waits for the next turn."""
         if self._turns.step_back(self):
             start = time.perf_counter()
             self._turns.wait(self)
