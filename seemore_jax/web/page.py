@@ -24,7 +24,9 @@ _HEADER = """# SeemoRe image super-resolution
 Enlarges pictures, and compares the result with ordinary (bicubic) enlargement."""
 _FOLDER = Path(__file__).parent
 STYLE = (_FOLDER / "style.css").read_text()
-HEAD = f'<script type="module">{(_FOLDER / "comparison.js").read_text()}</script>'
+# Gradio limits the rules of STYLE to the parts of the page; the space around these needs a rule in the head.
+HEAD = f"""<style>@media (max-width: 640px) {{ .gradio-container .main {{ padding: 1rem !important; }} }}</style>
+<script type="module">{(_FOLDER / "comparison.js").read_text()}</script>"""
 
 
 class Stopped(Exception):
@@ -91,7 +93,7 @@ class Page:
                     self._stop = gr.Button("Stop", visible=False, elem_id="stop")
                     self._status = gr.HTML(cards.status_line(""), elem_id="status")
                 with gr.Column(scale=8, min_width=300):
-                    self._empty = gr.HTML(cards.empty_card())
+                    self._empty = gr.HTML(cards.empty_card(), elem_id="empty")
                     self._cards = [gr.HTML(visible=False, elem_id=f"card-{number}") for number in range(FILES)]
             self._start.click(
                 self._run, [files, scale], [self._start, self._stop, self._status, self._empty, *self._cards],
@@ -122,7 +124,7 @@ class Page:
             return
         stop = self._stops[request.session_hash] = threading.Event()
         made = failed = 0
-        yield self._started()
+        yield self._begun()
         try:
             for number, (file, card) in enumerate(zip(files, self._cards, strict=False)):
                 place = f" ({number + 1} of {len(files)})" if len(files) > 1 else ""
@@ -137,7 +139,9 @@ class Page:
                 yield {card: gr.HTML(content, visible=True), self._empty: gr.HTML(visible=False)}
         except Stopped:
             pass
-        yield self._finished(cards.summary(made, failed, stopped=stop.is_set()))
+        finally:
+            self._stops.pop(request.session_hash, None)
+        yield self._ended(cards.summary(made, failed, stopped=stop.is_set()))
 
     def _card(self, file: Path, label: str, report: Any) -> tuple[str, bool]:
         """Returns the card of a file, and whether the file was upscaled."""
@@ -151,18 +155,19 @@ class Page:
             traceback.print_exc()
             return cards.failure_card(file.name, f"{file.name}: an error of the page, which its log describes."), False
 
-    def _started(self) -> dict[Any, Any]:
+    def _begun(self) -> dict[Any, Any]:
         return {
-            self._start: gr.Button(visible=False),
+            # It stays where it is, because the keyboard's focus is on it.
+            self._start: gr.Button("Upscaling …"),
             self._stop: gr.Button(visible=True),
             self._status: cards.status_line(""),
             self._empty: gr.HTML(visible=True),
             **{card: gr.HTML("", visible=False) for card in self._cards},
         }
 
-    def _finished(self, text: str) -> dict[Any, Any]:
+    def _ended(self, text: str) -> dict[Any, Any]:
         return {
-            self._start: gr.Button(visible=True),
+            self._start: gr.Button("Upscale"),
             self._stop: gr.Button(visible=False),
             self._status: cards.status_line(text),
         }

@@ -1,6 +1,7 @@
 """HTTP on connections that are closed when the rest of a request does not come."""
 
 import asyncio
+from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,7 +15,7 @@ class ClosingProtocol(H11Protocol):
 
     _timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:  # uvloop's transports are not asyncio's
         """Begins to wait for a request."""
         super().connection_made(transport)
         self._wait()

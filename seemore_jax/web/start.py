@@ -1,6 +1,5 @@
 """Starts the page: checks what the operator asked for, and says what visitors may do."""
 
-import importlib.util
 import os
 import shlex
 import signal
@@ -92,25 +91,34 @@ def serve(choices: Choices, address: Address, password: str | None = None, max_p
       KeyboardInterrupt: after Ctrl-C or SIGTERM, when the temporary files are deleted.
     """
     address.check()
+    if max_pixels is not None and max_pixels < 1:
+        raise InputError(f"--max_pixels is {max_pixels}, not 1 or more")
     scales = set(choices.scales().values())
     limits = dict.fromkeys(sorted(scales), max_pixels) if max_pixels else limits_by_memory(scales)
     with tempfile.TemporaryDirectory(prefix="seemore-jax-", ignore_cleanup_errors=True) as name:
         # Gradio reads these variables when it is imported.
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=name)
-        if importlib.util.find_spec("gradio") is None:
-            raise InputError(f"the page needs Gradio: {install_command()}")
-        from seemore_jax.web.page import Page
-        from seemore_jax.web.server import run_server
+        try:
+            from seemore_jax.web.page import Page
+            from seemore_jax.web.server import run_server
+        except ImportError as error:
+            raise InputError(f"the page needs Gradio: {install_command()}") from error
 
         storage = Storage(Path(name))
         page = Page(Upscaler(choices, storage, limits), describe_limits(limits))
         storage.delete_old_regularly()
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         largest = _FILE_BYTES * max(limits.values()) + _METADATA
-        run_server(page, address, storage, largest, password, lambda: _say_where(address, password))
+        run_server(page, address, storage, largest, password, lambda: say_where(address, password))
 
 
-def _say_where(address: Address, password: str | None) -> None:
+def say_where(address: Address, password: str | None) -> None:
+    """Prints the address of the page, and who can use it if others can reach it.
+
+    Args:
+      address: where the page is.
+      password: the password that visitors must give, or None.
+    """
     if not address.is_local():
         whoever = "anyone who reaches this machine can use the page"
         note = f"{whoever}; --password asks them for one" if password is None else "the connection is not encrypted"

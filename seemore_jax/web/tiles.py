@@ -125,5 +125,5 @@ class _Writer:
         list(self.pool.map(save, range(math.ceil(band.shape[1] / TILE))))
 
 
-def _rows(image: UInt8[np.ndarray, "h w 3"], top: int, bottom: int) -> UInt8[np.ndarray, "h w 3"]:
+def _rows(image: UInt8[np.ndarray, "h w 3"], top: int, bottom: int) -> UInt8[np.ndarray, "rows w 3"]:
     return image[top:bottom]
