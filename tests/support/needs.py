@@ -32,6 +32,11 @@ class Need(NamedTuple):
 
 
 NEEDS = {
+    "axe": Need(
+        "no axe-core",
+        "pip install --no-deps axe-playwright-python",  # which has the script; nothing else of it is used
+        lambda: importlib.util.find_spec("axe_playwright_python") is not None,
+    ),
     "chromium": Need(
         "no Chromium",
         "apt-get install chromium chromium-driver",
