@@ -1,6 +1,7 @@
 """Progress bars of the command `upscale`."""
 
 import contextlib
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 # A picture gets a bar when it has taken so many seconds.
 _DELAY = 1.0
+_COLUMNS, _ROWS = 80, 24
 _WITHIN = "{desc}: {percentage:3.0f}%|{bar}| {remaining}"
 
 
@@ -26,7 +28,8 @@ class Bars(contextlib.AbstractContextManager["Bars"]):
 
     def __init__(self, total: int | None, *, quiet: bool) -> None:
         self._hidden = True if quiet else None  # None: tqdm hides the bar where there is no terminal
-        self._files = tqdm(total=total, unit="image", desc="upscaling", disable=True if total is None else self._hidden)
+        hidden = True if total is None else self._hidden
+        self._files = tqdm(total=total, unit="image", desc="upscaling", disable=hidden, **_size())
         self._within: dict[Job, Any] = {}
         self._lock = threading.Lock()
 
@@ -40,7 +43,14 @@ class Bars(contextlib.AbstractContextManager["Bars"]):
         with self._lock:
             if job not in self._within:
                 self._within[job] = tqdm(
-                    total=1.0, desc=job.source.name, leave=False, bar_format=_WITHIN, disable=self._hidden, delay=_DELAY
+                    total=1.0,
+                    desc=job.source.name,
+                    leave=False,
+                    bar_format=_WITHIN,
+                    disable=self._hidden,
+                    delay=_DELAY,
+                    miniters=0,  # else tqdm would wait for steps as large as the first ones
+                    **_size(),
                 )
             bar = self._within[job]
             if share > bar.n:
@@ -70,3 +80,11 @@ class Bars(contextlib.AbstractContextManager["Bars"]):
         for bar in self._within.values():
             bar.close()
         self._files.close()
+
+
+def _size() -> dict[str, Any]:
+    """Returns the size of the terminal for tqdm if the terminal does not know its own."""
+    with contextlib.suppress(OSError, ValueError):  # standard error is no terminal
+        if os.get_terminal_size(sys.stderr.fileno()).columns == 0:
+            return {"ncols": _COLUMNS, "nrows": _ROWS}
+    return {}

@@ -6,7 +6,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from seemore_jax.system.errors import InputError
 
@@ -49,7 +48,7 @@ def read_stream(folder: Path) -> Path:
         )
     file = folder / INPUT_NAME
     with file.open("wb") as copy:
-        shutil.copyfileobj(_binary(sys.stdin), copy)
+        shutil.copyfileobj(sys.stdin.buffer, copy)
     return file
 
 
@@ -70,14 +69,9 @@ def write_stream(file: Path) -> None:
     """
     try:
         with file.open("rb") as content:
-            shutil.copyfileobj(content, _binary(sys.stdout))
+            shutil.copyfileobj(content, sys.stdout.buffer)
         sys.stdout.flush()
     except OSError as error:
         with contextlib.suppress(OSError):
             sys.stdout.close()  # else Python would complain at its end about what could not be written
         raise InputError(f"{OUTPUT_NAME}: cannot be written: {error.strerror}") from error
-
-
-def _binary(stream: object) -> BinaryIO:
-    """Returns the stream of bytes below a stream of text."""
-    return stream.buffer  # type: ignore[attr-defined]

@@ -10,6 +10,8 @@ from seemore_jax.network import SeemoReConfig
 _TICK = 0.2  # seconds
 # Multiply-accumulates in a second, for the first image: a guess, which the first measurement replaces.
 _RATE = 3e10
+# Seconds that work is estimated to take at least: the first image of a size waits for a program to be compiled.
+_LEAST = 2.0
 # Fraction at which the estimated time is over. What takes longer gets nearer to the end and never there.
 _AT_ESTIMATE = 0.9
 
@@ -61,7 +63,7 @@ def ticking(progress: Callable[[float], None], seconds: float) -> Iterator[Calla
 
     Args:
       progress: function that is called with the fraction that is done, from 0 to 1, also by another thread.
-      seconds: estimated time.
+      seconds: estimated time; less than two seconds count as two.
 
     Yields:
       The function by which the block reports its own progress.
@@ -70,7 +72,7 @@ def ticking(progress: Callable[[float], None], seconds: float) -> Iterator[Calla
 
     def tick() -> None:
         while not ended.wait(_TICK):
-            progress(share_at((time.perf_counter() - begin) / seconds))
+            progress(share_at((time.perf_counter() - begin) / max(seconds, _LEAST)))
 
     def real(share: float) -> None:
         ended.set()

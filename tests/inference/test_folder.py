@@ -3,6 +3,8 @@
 import io
 import resource
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +14,13 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 import seemore_jax as sj
 from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import read_image, read_picture
 from seemore_jax.inference import folder as folder_module
-from seemore_jax.inference.folder import Outcome, Settings, flatten, upscale_files
+from seemore_jax.inference.folder import FileCallbacks, Outcome, Settings, flatten, upscale_files
 from seemore_jax.inference.jobs import find_sources, name_jobs
 from seemore_jax.inference.outcomes import summary
 from tests.support.release import ported, release_model, zeros
@@ -148,6 +150,131 @@ def test_a_full_disk_costs_no_other_file(model: sj.SeemoRe, tmp_path: Path, monk
     outcomes = by_name(run(model, tmp_path / "in", tmp_path / "out"))
     assert "No space left" in str(outcomes["a.png"].error)
     assert outcomes["b.png"].status == "made"
+
+
+def test_an_animation_is_upscaled_frame_by_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frames are those of images alone. There are more of them than one batch takes."""
+    model = ported(release_model(CONFIG), CONFIG)
+    monkeypatch.setattr("seemore_jax.inference.upscaling._BATCH_IMAGES", 2)
+    frames = [np.roll(RGB, n, axis=0) for n in range(5)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.png").write_bytes(
+        encoded(frames[0], "PNG", save_all=True, append_images=[Image.fromarray(frame) for frame in frames[1:]])
+    )
+    shares: list[float] = []
+    jobs = name_jobs(find_sources([str(tmp_path / "in")], tmp_path / "out"), tmp_path / "out", "_x2", None)
+    callbacks = FileCallbacks(lambda job, share: shares.append(share))
+    (outcome,) = upscale_files(model, jobs, Settings(), callbacks)
+    assert (outcome.status, outcome.images, outcome.before, outcome.after) == ("made", 5, (12, 9), (24, 18))
+    assert outcome.routing is not None
+    assert outcome.to_json()["images"] == 5
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    with Image.open(outcome.job.target) as image:
+        for index, frame in enumerate(frames):
+            image.seek(index)
+            difference = np.abs(np.asarray(image).astype(int) - sj.upscale(model, frame))
+            assert difference.max() <= 1, index
+
+
+def test_pages_of_different_kinds_are_upscaled_as_if_alone(tmp_path: Path) -> None:
+    model = ported(release_model(CONFIG), CONFIG)
+    pages: list[np.ndarray] = [RGB, RGB, RGB[..., 0], RGB[:5].astype(np.uint16) * 257]
+    (tmp_path / "in").mkdir()
+    with tifffile.TiffWriter(tmp_path / "in" / "x.tif") as file:
+        for page in pages:
+            file.write(page, photometric="rgb" if page.ndim == 3 else "minisblack", contiguous=False)
+    (outcome,) = run(model, tmp_path / "in", tmp_path / "out", ".tif")
+    assert outcome.images == 4
+    with tifffile.TiffFile(outcome.job.target) as file:
+        for found, page in zip(file.pages, pages, strict=True):
+            alone = sj.upscale(model, page)
+            assert np.abs(found.asarray().astype(int) - alone).max() <= np.iinfo(alone.dtype).max // 255
+    (reduced,) = run(model, tmp_path / "in", tmp_path / "out8", ".tif", eight_bit=True)
+    with tifffile.TiffFile(reduced.job.target) as file:
+        assert {page.dtype for page in file.pages} == {np.dtype(np.uint8)}
+
+
+def test_several_images_need_a_format_that_holds_them(model: sj.SeemoRe, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    frames = [Image.fromarray(np.roll(RGB, n, axis=0)) for n in range(3)]
+    (tmp_path / "in" / "a.gif").write_bytes(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    (tmp_path / "in" / "b.tif").write_bytes(encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:]))
+    outcomes = by_name(run(model, tmp_path / "in", tmp_path / "out", ".jpg"))
+    assert "an animation of 3 frames, which .jpg cannot hold; use .png, .webp" in str(outcomes["a.gif"].error)
+    assert "several pages, which .jpg cannot hold; use .tiff" in str(outcomes["b.tif"].error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_failures_of_the_writing_thread_are_those_of_their_files(
+    model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second batch is computed while the first one is written."""
+    threads = set()
+
+    def write(path: Path, image: np.ndarray, *arguments: Any, **options: Any) -> None:
+        threads.add(threading.current_thread().name)
+        if path.stem.endswith("1_x2"):
+            raise OSError(28, "No space left on device")
+        write_image(path, image, *arguments, **options)
+
+    monkeypatch.setattr(folder_module, "write_image", write)
+    for number in range(4):
+        write_image(tmp_path / "in" / f"{number}.png", RGB[: 5 + number // 2])
+    outcomes = by_name(run(model, tmp_path / "in", tmp_path / "out"))
+    assert {name: outcome.status for name, outcome in outcomes.items()} == {
+        "0.png": "made", "1.png": "failed", "2.png": "made", "3.png": "made",
+    }  # fmt: skip
+    assert str(outcomes["1.png"].error) == f"{tmp_path / 'in' / '1.png'}: No space left on device"
+    assert len(threads) == 1
+    assert "writer" in threads.pop()
+
+
+def test_progress_covers_reading_computing_and_writing(
+    model: sj.SeemoRe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that is computed at once has a bar as well: it goes on by time."""
+    upscale_images, seen = folder_module.upscale_images, list[tuple[str, float]]()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.7)
+        return upscale_images(*arguments, **options)
+
+    monkeypatch.setattr(folder_module, "upscale_images", slow)
+    write_image(tmp_path / "in" / "x.png", RGB)
+    jobs = name_jobs(find_sources([str(tmp_path / "in")], tmp_path / "out"), tmp_path / "out", "_x2", ".png")
+    note = FileCallbacks(lambda job, share: seen.append((threading.current_thread().name, share)))
+    assert [outcome.status for outcome in upscale_files(model, jobs, Settings(), note)] == ["made"]
+    shares = [share for _, share in seen]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert sum(name == "progress" for name, _ in seen) >= 2
+    assert seen[-1][0].startswith("writer")
+
+
+def test_quality_and_subsampling_of_a_jpeg(model: sj.SeemoRe, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    smooth = Image.fromarray(RGB).resize((12, 9), Image.Resampling.BICUBIC)
+    for number in range(3):
+        smooth.save(tmp_path / "in" / f"{number}.jpg", subsampling=number, quality=80)
+    smooth.save(tmp_path / "in" / "3.png")
+
+    def written(**settings: Any) -> dict[str, tuple[int, int]]:
+        for outcome in run(model, tmp_path / "in", tmp_path / "out", ".jpg", overwrite=True, **settings):
+            assert outcome.status == "made"
+        found = {}
+        for path in (tmp_path / "out").iterdir():
+            with Image.open(path) as image:
+                assert isinstance(image, JpegImagePlugin.JpegImageFile)
+                found[path.stem[0]] = JpegImagePlugin.get_sampling(image), image.quantization[0][0]
+        return found
+
+    usual = written()
+    assert [usual[name][0] for name in "0123"] == [0, 1, 2, 2]
+    assert len({table for _, table in usual.values()}) == 1
+    coarse = written(quality=30)
+    assert [coarse[name][0] for name in "0123"] == [0, 1, 2, 2]
+    assert coarse["0"][1] > usual["0"][1]
 
 
 def encoded(image: np.ndarray | Image.Image, kind: str, **options: Any) -> bytes:
