@@ -86,13 +86,14 @@ $(VENV)/docs: $(VENV)/runtime
 
 $(VENV)/test: $(VENV)/docs
 	$(PIP) --editable '.[test]'
-# The oracle declares training frameworks as dependencies that its network does not need.
-	$(PIP) --no-deps seemore==0.1.0
+# The oracle declares training frameworks as dependencies that its network does not need. Of the other package, only the
+# file axe.min.js is used, which needs no Playwright.
+	$(PIP) --no-deps seemore==0.1.0 axe-playwright-python==0.1.8
 	touch $@
 
 # Pins what is installed now: after an upgrade that passes the tests, once with Python 3.11 and once with 3.13.
 constraints: $(VENV)/test
-	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore --exclude setuptools | grep -v -i -E '^(cuda|nvidia|triton)' > $(PINS)
+	$(BIN)/python -m pip freeze --exclude-editable --exclude torch --exclude seemore --exclude axe-playwright-python --exclude setuptools | grep -v -i -E '^(cuda|nvidia|triton)' > $(PINS)
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis

@@ -64,7 +64,7 @@ LEFT_OUT = {
     "make demo": "makes an environment",
     "make test": "runs this",
     "pip install": "changes the environment",
-    "seemore_jax web": "runs until it is interrupted: tests/test_web.py",
+    "seemore_jax web": "runs until it is interrupted: tests/web",
     "prepare df2k": "downloads gigabytes",
     "configs/seemore_t_x2.py": "trains on DF2K",
     "configs/seemore_t_x3.py": "trains on DF2K",

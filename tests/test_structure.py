@@ -88,4 +88,4 @@ def test_modules_and_functions_can_be_read_at_once(folder: str) -> None:
 def test_the_top_level_has_the_entry_points_only() -> None:
     """Everything else is in a package whose name says what is in it."""
     found = {path.name for path in (ROOT / "seemore_jax").glob("*.py")}
-    assert found == {"__init__.py", "__main__.py", "version.py", "web.py"}
+    assert found == {"__init__.py", "__main__.py", "version.py"}

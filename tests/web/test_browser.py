@@ -133,7 +133,7 @@ def test_the_download_is_what_upscale_writes_and_the_comparison_shows_its_pixels
 @pytest.mark.needs("chromium")
 def test_the_keyboard_is_enough(visitor: Visitor, tmp_path: Path) -> None:
     assert visitor.tab_to("start") == ["Click to upload or drop files", "×2", "×3", "×4", MINE, "start"]
-    visitor.choose(save(tmp_path / "noise.png", 700, 900, 3))  # the dialog for files is the browser's own
+    visitor.choose(save(tmp_path / "noise.png", 450, 500, 3))  # the dialog for files is the browser's own
     visitor.driver.execute_script("document.activeElement.blur()")
     visitor.tab_to("×2")
     visitor.press(Keys.SPACE)
@@ -200,23 +200,17 @@ def test_nothing_on_the_page_violates_wcag(
 def test_a_camera_s_picture_shows_its_progress_and_lets_another_visitor_in_between(
     visitor: Visitor, page: Served, tmp_path: Path
 ) -> None:
-    visitor.choose(camera_picture(tmp_path / "camera.jpg"))
-    visitor.start()
-    seen: list[float] = []
-
-    def progressed() -> bool:
-        seen.append(visitor.percent())
-        return seen[-1] > 2
-
-    wait_for(progressed)
     with browser(tmp_path / "other") as driver:
         other = Visitor(driver)
         other.open(page.url)
         other.choose(save(tmp_path / "small.png", 32, 48, 3))
+        visitor.choose(camera_picture(tmp_path / "camera.jpg"))
+        visitor.start()
+        wait_for(lambda: visitor.percent() > 2)
         other.start()
         assert "1 picture upscaled" in other.wait_until_done()
-        seen.append(visitor.percent())
-        assert 2 < seen[-1] < 90, "the small picture waited for the large one"
+        seen = [wait_for(visitor.percent)]
+        assert seen[0] < 90, "the small picture waited for the large one"
 
     def done() -> bool:
         seen.append(visitor.percent() or seen[-1])
