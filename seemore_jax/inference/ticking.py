@@ -66,17 +66,35 @@ def ticking(progress: Callable[[float], None], seconds: float) -> Iterator[Calla
       seconds: estimated time; less than two seconds count as two.
 
     Yields:
-      The function by which the block reports its own progress.
+      The function by which the block reports its own progress. What is reported never decreases.
+
+    Raises:
+      BaseException: what `progress` raises, in either thread. The block ends with it at its next own report, or at its
+        end.
     """
-    ended, begin = threading.Event(), time.perf_counter()
+    ended, begin, lock = threading.Event(), time.perf_counter(), threading.Lock()
+    reached, raised = [0.0], list[BaseException]()
+
+    def report(share: float) -> None:
+        with lock:
+            reached[0] = max(reached[0], share)  # the estimate may have gone further
+            progress(reached[0])
 
     def tick() -> None:
-        while not ended.wait(_TICK):
-            progress(share_at((time.perf_counter() - begin) / max(seconds, _LEAST)))
+        try:
+            while not ended.wait(_TICK):
+                report(share_at((time.perf_counter() - begin) / max(seconds, _LEAST)))
+        except BaseException as error:  # the caller wants the work to stop
+            raised.append(error)
+
+    def stop_if_raised() -> None:
+        if raised:
+            raise raised[0]
 
     def real(share: float) -> None:
         ended.set()
-        progress(share)
+        stop_if_raised()
+        report(share)
 
     thread = threading.Thread(target=tick, name="progress", daemon=True)
     thread.start()
@@ -85,6 +103,7 @@ def ticking(progress: Callable[[float], None], seconds: float) -> Iterator[Calla
     finally:
         ended.set()
         thread.join()
+    stop_if_raised()
 
 
 def share_at(time: float) -> float:

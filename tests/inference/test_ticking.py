@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 import seemore_jax as sj
 from seemore_jax.inference.large_results import LARGE_RESULT, announcement
 from seemore_jax.inference.ticking import Speed, share_at, ticking, work_of
@@ -34,6 +36,31 @@ def test_time_counts_until_the_work_reports_its_own_progress() -> None:
         time.sleep(0.5)
         assert shares[before - 1 :] == [0.75]
     assert not any(thread.name == "progress" for thread in threading.enumerate())
+
+
+def test_an_error_of_the_progress_function_stops_the_work_and_not_only_the_thread() -> None:
+    stopped = threading.Event()
+
+    def stop(share: float) -> None:
+        stopped.set()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), ticking(stop, 10.0) as progress:
+        assert stopped.wait(5)
+        time.sleep(0.1)
+        progress(0.5)
+        pytest.fail("the work goes on")
+
+
+def test_progress_does_not_go_back_where_the_estimate_was_too_fast() -> None:
+    shares: list[float] = []
+    with ticking(shares.append, 2.0) as progress:
+        while not shares:
+            time.sleep(0.01)
+        progress(0.001)
+        progress(0.5)
+    assert shares == sorted(shares)
+    assert shares[-1] == 0.5
 
 
 def test_speed_is_what_was_measured_last() -> None:

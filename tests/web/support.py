@@ -82,7 +82,7 @@ def served(folder: Path, *arguments: str, **environment: str) -> Iterator[Served
         page.process.wait()
     text = page.log.read_text()
     assert text.endswith("\ninterrupted\n")
-    assert "Traceback" not in text
+    assert "Traceback" not in text, text
     assert status == 130
     assert not list(page.folder.glob("seemore-jax-*"))
 
