@@ -22,6 +22,8 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import tifffile
+from PIL import Image, ImageSequence
 
 import seemore_jax as sj
 from benchmarks.harness import networks, options, processes, records, tables
@@ -32,6 +34,7 @@ MOST_MEMORY = 2e9  # bytes
 ENDS_WITHIN = 1200  # seconds
 # The accepted difference of a value: in batches, sums are added in another order.
 TOLERANCE = {np.dtype(np.uint8): 1, np.dtype(np.uint16): 4}
+_LOSSLESS = (".png", ".tif", ".tiff")
 TINY = sj.SeemoReConfig.variant("T", 2, embedding_dim=12, num_layers=1)
 
 
@@ -113,11 +116,13 @@ def _verdict(odd: Odd, entry: dict[str, Any] | None, model: sj.SeemoRe) -> Verdi
         return Verdict(odd, "wrong", "it is not in the report")
     if entry["status"] != "made":
         error = entry["error"]
-        if odd.readings and not odd.may_refuse:
+        if odd.frames or (odd.readings and not odd.may_refuse):
             return Verdict(odd, "wrong", f"refused: {error}")
         if "\n" in error or " ".join(odd.name.split()) not in error:
             return Verdict(odd, "wrong", f"the error is not one line, or it does not name the file: {error!r}")
         return Verdict(odd, "refused", error)
+    if odd.frames:
+        return _verdict_on_several(odd, Path(entry["output"]), model)
     try:
         found = np.asarray(imagecodecs.png_decode(Path(entry["output"]).read_bytes()))
     except imagecodecs.PngError as error:
@@ -129,6 +134,27 @@ def _verdict(odd: Odd, entry: dict[str, Any] | None, model: sj.SeemoRe) -> Verdi
     return Verdict(
         odd, "wrong", f"upscaled to {found.dtype} {found.shape} with wrong values; expected {shapes or 'nothing'}"
     )
+
+
+def _verdict_on_several(odd: Odd, output: Path, model: sj.SeemoRe) -> Verdict:
+    """Judges a file with several images. The values are judged where the format stores them without loss."""
+    found = _frames_of(output)
+    if len(found) != len(odd.frames):
+        return Verdict(odd, "wrong", f"{len(found)} images of {len(odd.frames)}")
+    for image, frame in zip(found, odd.frames, strict=True):
+        expected = sj.upscale(model, frame)
+        if image.shape != expected.shape or (output.suffix in _LOSSLESS and not _alike(image, expected)):
+            return Verdict(odd, "wrong", f"an image is {image.dtype} {image.shape}, or has wrong values")
+    return Verdict(odd, "upscaled")
+
+
+def _frames_of(path: Path) -> list[np.ndarray]:
+    """Returns the images of a file with several."""
+    if path.suffix in (".tif", ".tiff"):
+        with tifffile.TiffFile(path) as file:
+            return [page.asarray() for page in file.pages]
+    with Image.open(path) as image:
+        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
 
 
 def _alike(found: np.ndarray, expected: np.ndarray) -> bool:

@@ -10,6 +10,7 @@ from benchmarks.damaged_inputs import upscale_and_judge
 from benchmarks.harness.processes import Ended
 from seemore_jax.command_line import main
 from seemore_jax.data.images import ImageError, read_picture
+from seemore_jax.data.series import images_of, read_series
 from tests.support.odd_images import Odd, odd_images
 from tests.support.odd_images.encoders import png
 
@@ -43,6 +44,12 @@ def test_all_kinds_are_read_right_or_refused(tmp_path: Path) -> None:
             pixels = read_picture(path).pixels
         except ImageError:
             assert odd.may_refuse or not odd.readings, odd.name
+            if odd.frames:
+                found = [picture.pixels for picture in images_of(read_series(path))]
+                assert len(found) == len(odd.frames)
+                # GIF and WebP do not store noise exactly.
+                exact = path.suffix == ".tif" or path.name == "several.png"
+                assert not exact or all(map(np.array_equal, found, odd.frames)), odd.name
         else:
             # The file whose name is too long for the output can be read nevertheless.
             assert odd.name.startswith("yyy") or any(np.array_equal(pixels, known) for known in odd.readings), odd.name

@@ -45,11 +45,15 @@ def test_an_error_of_the_progress_function_stops_the_work_and_not_only_the_threa
         stopped.set()
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), ticking(stop, 10.0) as progress:
-        assert stopped.wait(5)
-        time.sleep(0.1)
-        progress(0.5)
-        pytest.fail("the work goes on")
+    def work() -> None:
+        with ticking(stop, 10.0) as progress:
+            assert stopped.wait(5)
+            time.sleep(0.1)
+            progress(0.5)
+            pytest.fail("the work goes on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
 
 def test_progress_does_not_go_back_where_the_estimate_was_too_fast() -> None:

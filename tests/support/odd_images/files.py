@@ -25,6 +25,7 @@ class Odd:
       readings: the images that a reader may find in the file, uint8 or uint16; if there are none, the file has to be
         refused.
       may_refuse: whether the file may be refused although there are readings.
+      frames: the images of a file with several, all of which have to be upscaled.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Odd:
     content: bytes | Callable[[Path], None]
     readings: tuple[np.ndarray, ...] = ()
     may_refuse: bool = False
+    frames: tuple[np.ndarray, ...] = ()
 
     def put(self, folder: Path) -> Path:
         """Makes the file below a folder, and returns its path."""

@@ -104,16 +104,17 @@ def sizes(rng: np.random.Generator) -> Iterator[Odd]:
 
 def several_images(rng: np.random.Generator) -> Iterator[Odd]:
     """Makes files with several images, and TIFF files in which a page is followed by itself."""
-    frames = [Image.fromarray(noise(rng, 3)) for _ in range(3)]
+    pixels = tuple(noise(rng, 3) for _ in range(3))
+    frames = [Image.fromarray(frame) for frame in pixels]
     for kind, suffix in (("PNG", ".png"), ("WEBP", ".webp"), ("GIF", "_gif.png"), ("TIFF", ".tif")):
         content = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-        yield Odd("several images", f"several{suffix}", content)
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, np.stack([noise(rng, dtype=np.uint16)] * 3), photometric="minisblack")
-    yield Odd("several images", "several16.tif", stream.getvalue())
+        yield Odd("several images", f"several{suffix}", content, frames=pixels)
+    stream, deep = io.BytesIO(), noise(rng, dtype=np.uint16)
+    tifffile.imwrite(stream, np.stack([deep] * 3), photometric="minisblack")
+    yield Odd("several images", "several16.tif", stream.getvalue(), frames=(deep,) * 3)
     image = noise(rng, dtype=np.uint16)
-    for name, pixels in {"loop16.tif": image, "loop.tif": (image >> 8).astype(np.uint8)}.items():
-        yield Odd("several images", name, _page_loop(tiff(pixels)), (pixels,), may_refuse=True)
+    for name, page in {"loop16.tif": image, "loop.tif": (image >> 8).astype(np.uint8)}.items():
+        yield Odd("several images", name, _page_loop(tiff(page)), (page,), may_refuse=True)
 
 
 def _page_loop(data: bytes) -> bytes:
