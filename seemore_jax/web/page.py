@@ -129,9 +129,10 @@ class Page:
             for number, (file, card) in enumerate(zip(files, self._cards, strict=False)):
                 place = f" ({number + 1} of {len(files)})" if len(files) > 1 else ""
 
-                def report(fraction: float, text: str, title: str = file.name + place) -> None:
+                def report(fraction: float, text: str, title: str = file.name + place, first: int = number) -> None:
                     if stop.is_set():
                         raise Stopped
+                    self._upscaler.storage.keep(files[first:])
                     progress(fraction, f"{title}: {text}" if text else title)
 
                 content, succeeded = self._card(file, label, report)

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from seemore_jax.data.images import MAX_PIXELS
-from seemore_jax.system.errors import InputError
+from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.system.memory import free_memory
 from seemore_jax.web.address import Address
 from seemore_jax.web.cards import megapixels
@@ -37,19 +37,19 @@ def read_password(given: str | None) -> str | None:
     Raises:
       InputError: the file cannot be read, or the password is empty.
     """
-    source = f"${PASSWORD}" if given is None else "--password"
-    given = os.environ.get(PASSWORD) if given is None else given
     if given is None:
-        return None
-    if given.startswith("@"):
+        source, password = f"${PASSWORD}", os.environ.get(PASSWORD)
+    elif given.startswith("@"):
         source = given[1:]
         try:
-            given = Path(source).read_text().partition("\n")[0]
+            password = Path(source).read_text().partition("\n")[0]
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{source}: the password cannot be read: {error}") from error
-    if not given.strip():
+            raise InputError(f"{source}: the password cannot be read: {one_line(error)}") from error
+    else:
+        source, password = "--password", given
+    if password is not None and not password.strip():
         raise InputError(f"{source}: the password is empty")
-    return given.strip()
+    return password and password.strip()
 
 
 def limits_by_memory(scales: set[int]) -> dict[int, int]:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from seemore_jax.system.errors import InputError
@@ -58,6 +59,16 @@ class Storage:
             with contextlib.suppress(OSError):  # it got a file meanwhile, or is gone
                 if is_old and now - Path(name).stat().st_mtime > LIFETIME:
                     Path(name).rmdir()
+
+    def keep(self, files: Sequence[Path]) -> None:
+        """Marks files as new, because somebody waits for them.
+
+        Args:
+          files: the files. Those that are gone are left out.
+        """
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(file)
 
     def delete_old_regularly(self) -> None:
         """Starts a thread that deletes old files as long as the process lives."""

@@ -11,7 +11,7 @@ import jax
 
 from seemore_jax.data.images import read_header
 from seemore_jax.inference.runner import bucket
-from seemore_jax.system.errors import InputError
+from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.web.cards import for_visitors, too_large, waiting
 from seemore_jax.web.choices import Choices, Chosen
 from seemore_jax.web.results import Result, upscale_upload
@@ -103,6 +103,9 @@ class Upscaler:
             return upscale_upload(chosen.model, path, folder, self.limits[chosen.model.config.scale], progress)
         except InputError as error:
             raise InputError(for_visitors(str(error), path)) from error
+        except OSError as error:
+            reason = error.strerror or one_line(error)
+            raise InputError(f"{path.name}: the server cannot store the result: {reason}") from error
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:

@@ -301,11 +301,12 @@ def test_bad_requests_leave_one_line_each(page: Served) -> None:
         urllib.request.urlopen(
             urllib.request.Request(page.url + "gradio_api/run/predict", wrong, json), timeout=SECONDS
         )
+    lines: list[str] = []
 
-    def refused() -> list[str]:
-        return page.log.read_text()[len(before) :].splitlines()
+    def all_there() -> bool:
+        lines[:] = page.log.read_text()[len(before) :].splitlines()
+        return len(lines) >= 9
 
-    wait_for(lambda: len(refused()) >= 9)
-    lines = refused()
+    wait_for(all_there)
     assert len(lines) == 9  # two for the last request: what was wrong, and its status
     assert all(line.startswith("refused: ") for line in lines)

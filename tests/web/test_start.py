@@ -63,6 +63,8 @@ def test_the_password_comes_from_a_word_a_file_or_the_environment(
     monkeypatch.setenv(PASSWORD, "from the environment")
     assert read_password(None) == "from the environment"
     assert read_password("word") == "word"
+    monkeypatch.setenv(PASSWORD, "@sign")
+    assert read_password(None) == "@sign"
     monkeypatch.setenv(PASSWORD, " ")
     with pytest.raises(InputError, match=rf"\${PASSWORD}: the password is empty"):
         read_password(None)

@@ -38,6 +38,15 @@ def test_old_files_and_their_folders_are_deleted(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+def test_files_that_somebody_waits_for_are_kept(folder: Path) -> None:
+    storage, now = Storage(folder), time.time()
+    (folder / "file").write_bytes(b"x")
+    os.utime(folder / "file", (now - 2 * LIFETIME, now - 2 * LIFETIME))
+    storage.keep([folder / "gone", folder / "file"])
+    storage.delete_old(now)
+    assert (folder / "file").exists()
+
+
 def test_files_that_are_deleted_meanwhile_do_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Old files are deleted in a thread of its own."""
     storage = Storage(folder)

@@ -1,5 +1,6 @@
 """If these fail, a picture waits for a larger one of somebody else, or leaves files behind."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_a_wrong_file_is_explained_and_leaves_nothing(upscaler: Upscaler, folder
     ]:
         with pytest.raises(sj.InputError, match=f"^{name}: .*{reason}"):
             upscaler.upscale(tmp_path / name, "×2", silent)
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing(
+    upscaler: Upscaler, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_tiles(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "before" / "0-0-0.png"))
+
+    monkeypatch.setattr("seemore_jax.web.results.write_tiles", write_tiles)
+    write_image(tmp_path / "a.png", np.zeros((16, 18, 3), np.uint8))
+    with pytest.raises(sj.InputError, match=r"^a\.png: the server cannot store the result: No space left on device$"):
+        upscaler.upscale(tmp_path / "a.png", "×2", silent)
     assert list(folder.iterdir()) == []
 
 
