@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -92,15 +92,26 @@ def attempt(job: Job, action: Callable[[], _T]) -> _T | Outcome:
 def summary(outcomes: Iterable[Outcome]) -> str:
     """Returns a message with the numbers of files that were made and skipped, that failed, and that are not supported.
 
+    If several models have made them, it says how many each has made.
+
     Args:
       outcomes: results of jobs.
     """
     outcomes = list(outcomes)
     statuses = Counter(outcome.status for outcome in outcomes)
-    text = f"{statuses['made']} made, {statuses['skipped']} skipped, {statuses['failed']} failed"
+    text = f"{statuses['made']} made{_models(outcomes)}, {statuses['skipped']} skipped, {statuses['failed']} failed"
     others = [outcome for outcome in outcomes if outcome.status == "not supported"]
     kinds = Counter((other.job.source.suffix.lower() or "without a suffix", other.error) for other in others)
     counts = [
         f"{count} {suffix}{f' ({hint})' if hint else ''}" for (suffix, hint), count in sorted(kinds.items(), key=str)
     ]
     return f"{text}, not supported: {', '.join(counts)}" if counts else text
+
+
+def _models(outcomes: Sequence[Outcome]) -> str:
+    """Returns how many files each model has made, if there were several models."""
+    made = [outcome.job.choice for outcome in outcomes if outcome.status == "made"]
+    counts = Counter(choice.model for choice in made if choice)
+    return (
+        f" ({', '.join(f'{count} by {model}' for model, count in sorted(counts.items()))})" if len(counts) > 1 else ""
+    )

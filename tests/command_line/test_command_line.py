@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import seemore_jax as sj
 from seemore_jax.command_line import main
@@ -218,3 +219,23 @@ def test_an_option_works_under_its_old_name_with_a_notice(
 ) -> None:
     assert main([str(image), "-m", str(model), "--tile", "8"]) == 0
     assert "--tile is now called --strip_rows" in capsys.readouterr().err
+
+
+def test_each_file_of_a_folder_gets_its_model_and_the_summary_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = Image.new("RGB", (16, 16), "teal")
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "low.jpg", quality=40)
+    image.save(tmp_path / "in" / "high.jpg", quality=98)
+    image.save(tmp_path / "in" / "plain.png")
+    listed = tmp_path / "out.json"
+    assert main([str(tmp_path / "in"), "-s", "2", "--json", str(listed)]) == 0
+    assert "3 made (2 by T-x2, 1 by T-x2-jpeg), 0 skipped" in capsys.readouterr().out
+    chosen = {Path(outcome["input"]).name: outcome for outcome in json.loads(listed.read_text())}
+    assert {name: outcome["model"] for name, outcome in chosen.items()} == {
+        "low.jpg": "T-x2-jpeg",
+        "high.jpg": "T-x2",
+        "plain.png": "T-x2",
+    }
+    assert chosen["low.jpg"]["reason"] == "for a JPEG file of quality 40"
