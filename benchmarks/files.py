@@ -88,7 +88,7 @@ def _in_turns(
             target = folder / f"{version}.png"
             # -P: this folder must not hide the version's own package.
             command = [sys.executable, "-P", "-m", "seemore_jax", "upscale", str(image), "-o", str(target)]
-            ended = processes.run(command, environment={**os.environ, "PYTHONPATH": str(root)})
+            ended = processes.run([*command, "-m", model], environment={**os.environ, "PYTHONPATH": str(root)})
             if ended.status != 0:
                 sys.exit(f"{version}: ended with status {ended.status}\n{ended.stderr}")
             records.progress(f"round {number}, {version}: {ended.seconds:.1f} s")

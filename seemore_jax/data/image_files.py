@@ -172,9 +172,11 @@ def page_indices(path: Path) -> list[int]:
       path: the TIFF file.
     """
     with tifffile.TiffFile(path) as file:
-        pages = enumerate(file.pages)
+        # A slice, because iteration would not end in a file whose last page names an earlier one as the next.
+        following = enumerate(file.pages[1:], 1)
         return [
-            index for index, page in pages if not index or not (isinstance(page, tifffile.TiffPage) and page.is_reduced)
+            0,
+            *(index for index, page in following if not (isinstance(page, tifffile.TiffPage) and page.is_reduced)),
         ]
 
 
