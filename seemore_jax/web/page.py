@@ -104,6 +104,11 @@ class Page:
             self.blocks.unload(self._end)
         self.blocks.queue(max_size=_QUEUE)
 
+    def stop_all(self) -> None:
+        """Stops the work for all visitors."""
+        for stop in list(self._stops.values()):
+            stop.set()
+
     def _end(self, request: gr.Request) -> None:
         """Stops the work for a visitor."""
         if stop := self._stops.get(request.session_hash):

@@ -1,14 +1,14 @@
 """The server of the page, which logs what it says of clients in lines without tracebacks."""
 
 import logging
+import threading
 from collections.abc import Callable
-from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
 
-from seemore_jax.system.errors import one_line
+from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.web import page as pages
 from seemore_jax.web.address import Address
 from seemore_jax.web.gate import Gate
@@ -16,8 +16,8 @@ from seemore_jax.web.guard import Guard
 from seemore_jax.web.protocol import ClosingProtocol
 from seemore_jax.web.storage import Storage
 
-# The seconds for answers under way when the server ends.
-_FAREWELL = 1
+# The seconds between two looks whether the server has started.
+_LOOK = 0.05
 
 
 def run_server(
@@ -28,7 +28,7 @@ def run_server(
     password: str | None,
     started: Callable[[], None],
 ) -> None:
-    """Serves a page until the process gets Ctrl-C or SIGTERM.
+    """Serves a page until Ctrl-C raises `KeyboardInterrupt`.
 
     Args:
       page: the page.
@@ -37,6 +37,10 @@ def run_server(
       max_bytes: the largest size of an uploaded file in bytes.
       password: the password that visitors must give, or None.
       started: function that is called when visitors can open the page.
+
+    Raises:
+      InputError: the server cannot start.
+      KeyboardInterrupt: after Ctrl-C.
     """
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -63,23 +67,26 @@ def run_server(
         ws="none",
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=_FAREWELL,
     )
     _log_in_lines()
-    _Server(config, started).run()
+    _serve(uvicorn.Server(config), started, page.stop_all)
 
 
-class _Server(uvicorn.Server):
-    """A server that says when it has started."""
-
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._announce()
+def _serve(server: uvicorn.Server, started: Callable[[], None], stop: Callable[[], None]) -> None:
+    """Runs a server in a thread, which the end of the process does not wait for: a strip may take minutes."""
+    thread = threading.Thread(target=server.run, daemon=True, name="server")
+    thread.start()
+    try:
+        while thread.is_alive() and not server.started:
+            thread.join(_LOOK)
+        if not server.started:
+            raise InputError("the server could not start; the line before this one says why")
+        started()
+        thread.join()
+    finally:
+        logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it would tell of each page that is still open
+        stop()
+        server.should_exit = True
 
 
 class _OneLine(logging.Formatter):

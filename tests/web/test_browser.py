@@ -255,7 +255,8 @@ def test_work_that_nobody_waits_for_is_stopped(how: str, visitor: Visitor, page:
 
 @pytest.mark.needs("chromium")
 def test_only_the_password_opens_the_page(tmp_path: Path) -> None:
-    with served(tmp_path / "server", SEEMORE_PASSWORD="sesame") as page, browser(tmp_path) as driver:
+    # The server ends while its page is open.
+    with browser(tmp_path) as driver, served(tmp_path / "server", SEEMORE_PASSWORD="sesame") as page:
         visitor = Visitor(driver)
         for path in ("config", "gradio_api/info", "theme.css"):
             with pytest.raises(urllib.error.HTTPError, match="401"):
