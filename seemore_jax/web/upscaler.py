@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,15 @@ class Upscaler:
         def wait(ahead: int) -> None:
             report(reached, waiting(ahead))
 
+        computing = threading.get_ident()
         with self._large.take(wait) if pixels > _LARGE else contextlib.nullcontext(), self._turns.take(wait) as turn:
 
             def progress(fraction: float) -> None:
                 nonlocal reached
                 reached = max(reached, fraction)
                 report(reached, "")
-                turn.pass_on()
+                if threading.get_ident() == computing:  # another thread reports while this one computes
+                    turn.pass_on()
 
             self._forget_programs(chosen.name, path)
             with self._folder() as folder:

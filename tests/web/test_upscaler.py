@@ -12,10 +12,15 @@ from seemore_jax.data.image_writing import write_image
 from seemore_jax.data.images import read_image
 from seemore_jax.web import upscaler as module
 from seemore_jax.web.choices import Choices
+from seemore_jax.web.results import Result
 from seemore_jax.web.storage import Storage
 from seemore_jax.web.upscaler import Upscaler
 
 RANDOM = np.random.default_rng(0)
+
+
+class GaveUp(Exception):
+    pass
 
 
 @pytest.fixture
@@ -63,10 +68,10 @@ def test_a_full_disk_is_explained_and_leaves_nothing(
 
 def test_who_gives_up_leaves_nothing_and_the_next_one_goes_on(upscaler: Upscaler, folder: Path, tmp_path: Path) -> None:
     def give_up(fraction: float, text: str) -> None:
-        raise InterruptedError
+        raise GaveUp
 
     write_image(tmp_path / "a.png", np.zeros((16, 18, 3), np.uint8))
-    with pytest.raises(InterruptedError):
+    with pytest.raises(GaveUp):
         upscaler.upscale(tmp_path / "a.png", "×2", give_up)
     assert list(folder.iterdir()) == []
     upscaler.upscale(tmp_path / "a.png", "×2", silent)
@@ -106,6 +111,29 @@ def test_a_small_picture_is_finished_between_the_strips_of_a_large_one(
     upscale_small()
     large.join(60)
     assert order == ["small", "large"]
+
+
+def test_nobody_else_computes_while_another_thread_reports(
+    upscaler: Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The progress of a picture that is computed at once comes from a thread of its own."""
+    passed: list[int] = []
+    monkeypatch.setattr("seemore_jax.web.turns.Turn.pass_on", lambda turn: passed.append(threading.get_ident()))
+
+    def upscale_upload(*arguments: object) -> Result:
+        progress = arguments[-1]
+        assert callable(progress)
+        reporting = threading.Thread(target=progress, args=(0.5,))
+        reporting.start()
+        reporting.join()
+        progress(0.6)
+        raise GaveUp
+
+    monkeypatch.setattr(module, "upscale_upload", upscale_upload)
+    write_image(tmp_path / "a.png", np.zeros((16, 18, 3), np.uint8))
+    with pytest.raises(GaveUp):
+        upscaler.upscale(tmp_path / "a.png", "×2", silent)
+    assert passed == [threading.get_ident()]
 
 
 def test_only_one_large_picture_is_unfinished(
