@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 180  # the longest time to wait for something; much more than it takes
+SECONDS = 600  # the longest time to wait for something; much more than it takes
 
 T = TypeVar("T")
 
