@@ -32,7 +32,7 @@ _STREAM_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\0"  # an empty one
 _ADLER = 65521
 
-# Called with the fraction of the file that is written.
+# A function that is called with the fraction of the file that is written, from 0 to 1.
 Progress = Callable[[float], None]
 
 

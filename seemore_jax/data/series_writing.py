@@ -1,6 +1,6 @@
-"""Writes files with several images: animations, and TIFF files with several pages. Only few images are in memory.
+"""Writes files with several images: animations, and TIFF files with several pages.
 
-Pillow writes animations in WebP and AVIF, tifffile writes pages.
+Only a few images are in memory at the same time. Pillow writes animations in WebP and AVIF, tifffile writes pages.
 """
 
 import os

@@ -26,8 +26,8 @@ def for_visitors(message: str, path: Path) -> str:
       path: the uploaded file, of which only the name is left.
     """
     named = message.replace(str(path), path.name).replace(f"{path.parent}/", "")
-    # A clause after a semicolon or a comma says which option helps, and so does a part in brackets.
-    clauses = [clause for clause in re.split(r"; ", named) if not re.search(r"(^|[\s(])--\w", clause)]
+    # Clauses are separated by semicolons. A clause with an option of the command line does not help visitors.
+    clauses = [clause for clause in named.split("; ") if not re.search(r"(^|[\s(])--\w", clause)]
     return "; ".join(clauses) or f"{path.name}: cannot be used"
 
 
@@ -111,7 +111,7 @@ def _card(name: str, kind: str, content: str) -> str:
 
 
 def empty_card() -> str:
-    """Returns what is in the place of the cards before the first picture."""
+    """Returns the HTML that is shown before there are cards: it says what will appear."""
     return """<div class="empty"><p>Each result appears here, beside ordinary enlargement: drag the line between them to
 compare, and download the result as PNG.</p></div>"""
 

@@ -1,4 +1,4 @@
-"""The page itself: its parts, and what happens when a visitor presses a button."""
+"""Builds the page, and answers the buttons that visitors press."""
 
 import html
 import sys
@@ -67,7 +67,7 @@ class _Blocks(gr.Blocks):
 
 
 class Page:
-    """The page, and the visitors whose files are being upscaled."""
+    """Holds the page and knows the visitors whose files are being upscaled."""
 
     def __init__(self, upscaler: Upscaler, limits: str) -> None:
         """Builds the page.

@@ -19,7 +19,7 @@ _SHARE = 0.5
 
 
 class Storage:
-    """The folder with uploads and results."""
+    """Limits how many bytes the files of uploads and results take, and deletes old ones."""
 
     def __init__(self, folder: Path) -> None:
         """Takes an empty folder, and measures how many bytes its files may take.

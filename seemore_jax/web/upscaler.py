@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from seemore_jax.data.images import read_header
+from seemore_jax.data.images import Header, read_header
 from seemore_jax.inference.runner import bucket
 from seemore_jax.system.errors import InputError, one_line
 from seemore_jax.web.cards import for_visitors, too_large, waiting
@@ -64,7 +64,10 @@ class Upscaler:
           InputError: the file cannot be used. The message is for visitors.
         """
         scale = self.choices.scales()[label]
-        pixels = self._check(path, scale)
+        header = read_header(path)  # None: reading the file gives the reason
+        if header:
+            self._check(path, header, scale)
+        is_large = header is not None and header.width * header.height > _LARGE
         chosen = self.choices.choose(label, path)
         reached = 0.0
 
@@ -72,7 +75,7 @@ class Upscaler:
             report(reached, waiting(ahead))
 
         computing = threading.get_ident()
-        with self._large.take(wait) if pixels > _LARGE else contextlib.nullcontext(), self._turns.take(wait) as turn:
+        with self._large.take(wait) if is_large else contextlib.nullcontext(), self._turns.take(wait) as turn:
 
             def progress(fraction: float) -> None:
                 nonlocal reached
@@ -81,25 +84,17 @@ class Upscaler:
                 if threading.get_ident() == computing:  # another thread reports while this one computes
                     turn.pass_on()
 
-            self._forget_programs(chosen.name, path)
+            self._forget_programs(chosen.name, header)
             with self._folder() as folder:
                 report(0.0, "")
                 result = self._result(chosen, path, folder, progress)
         return chosen, dataclasses.replace(result, seconds=result.seconds - turn.waited)
 
-    def _check(self, path: Path, scale: int) -> int:
-        """Returns the number of pixels of a file, 0 if its header cannot be read.
-
-        Raises:
-          InputError: there are too many.
-        """
-        header = read_header(path)
-        if header is None:
-            return 0  # reading the file gives the reason
-        limit, pixels = self.limits[scale], header.width * header.height
-        if pixels > limit:
+    def _check(self, path: Path, header: Header, scale: int) -> None:
+        """Raises InputError if a picture has too many pixels for a scale."""
+        limit = self.limits[scale]
+        if header.width * header.height > limit:
             raise InputError(too_large(path.name, (header.width, header.height), limit, scale))
-        return pixels
 
     def _result(self, chosen: Chosen, path: Path, folder: Path, progress: Callable[[float], None]) -> Result:
         try:
@@ -120,9 +115,8 @@ class Upscaler:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _forget_programs(self, name: str, path: Path) -> None:
-        """Deletes all compiled programs when a further one would be too many."""
-        header = read_header(path)
+    def _forget_programs(self, name: str, header: Header | None) -> None:
+        """Deletes all compiled programs if the next picture needs a new one and there are `_PROGRAMS` already."""
         program = name, header and tuple(bucket(side, 1) for side in header[:2])
         if program not in self._compiled and len(self._compiled) >= _PROGRAMS:
             jax.clear_caches()

@@ -1,7 +1,6 @@
 """If these fail, a folder on several devices or hosts has other results, or files are missing or made twice."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import seemore_jax as sj
 from seemore_jax.data import write_image
 from tests.support.release import ported, release_model
-from tests.support.training_runs import Process, expect, finish, free_address
+from tests.support.training_runs import Process, expect, finish, free_address, run_together
 
 CONFIG = sj.SeemoReConfig.variant("T", 2)
 SIZES = {
@@ -41,14 +40,7 @@ def upscale(photos: Path, output: Path, *, processes: int, devices: int) -> list
     """Exit statuses and outputs of `upscale` as that many processes of that many devices each."""
     command = [sys.executable, "-m", "seemore_jax", str(photos), "-o", str(output)]
     command += ["-m", str(photos.parent / "w.safetensors"), f"--json={output}.json"]
-    joined = [f"--coordinator={free_address()}", f"--num_processes={processes}"] if processes > 1 else []
-    # As in tests.support.training_runs.start.
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    running = [
-        Process([*command, *joined, *([f"--process_id={index}"] if joined else [])], {**os.environ, "XLA_FLAGS": flags})
-        for index in range(processes)
-    ]
-    return finish(*running)
+    return run_together(command, processes=processes, devices=devices)
 
 
 @pytest.mark.thorough

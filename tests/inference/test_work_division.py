@@ -4,11 +4,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import pytest
 
 from seemore_jax.inference import work_division
+from seemore_jax.inference.jobs import Job
+from seemore_jax.inference.outcomes import Outcome
 from seemore_jax.inference.work_division import on_local_devices, share_out
 
 
@@ -88,11 +91,6 @@ class _Store:
 
 
 def test_process_0_gets_the_outcomes_of_all_and_leaves_none_in_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
-    from seemore_jax.inference.jobs import Job
-    from seemore_jax.inference.outcomes import Outcome
-
     store, process = _Store(), threading.local()
     monkeypatch.setattr(work_division, "coordination_client", lambda: store)
     monkeypatch.setattr(work_division, "_GATHERINGS", iter([0, 0, 0]))

@@ -11,7 +11,7 @@ import pytest
 import seemore_jax as sj
 from seemore_jax.data import read_image, write_image
 from tests.support.release import ported, release_model
-from tests.support.training_runs import Process, expect, finish, free_address
+from tests.support.training_runs import Process, expect, finish, run_together
 
 CONFIG = sj.SeemoReConfig.variant("T", 2)
 # Of one size more than devices, and others.
@@ -31,15 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(output: Path, data: Path, *arguments: str, processes: int, devices: int) -> list[tuple[int, str]]:
     """Exit statuses and outputs of `eval.py` as that many processes of that many devices each."""
     command = [sys.executable, "eval.py", "--config=configs/seemore_t_x2.py", f"--data={data}", f"--output={output}"]
-    joined = [f"--coordinator={free_address()}", f"--num_processes={processes}"] if processes > 1 else []
-    # As in tests.support.training_runs.start.
-    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags}
-    running = [
-        Process([*command, *arguments, *joined, *([f"--process_id={index}"] if joined else [])], environment)
-        for index in range(processes)
-    ]
-    return finish(*running)
+    return run_together([*command, *arguments], processes=processes, devices=devices)
 
 
 @pytest.mark.thorough

@@ -9,7 +9,7 @@ import pytest
 
 import seemore_jax as sj
 from seemore_jax.data.image_writing import write_image
-from seemore_jax.data.images import read_image
+from seemore_jax.data.images import read_header, read_image
 from seemore_jax.web import upscaler as module
 from seemore_jax.web.choices import Choices
 from seemore_jax.web.results import Result
@@ -174,10 +174,10 @@ def test_programs_are_forgotten_after_some_sizes(
     monkeypatch.setattr("jax.clear_caches", lambda: cleared.append(True))
     for width in range(16, 16 * (module._PROGRAMS + 1), 16):
         write_image(tmp_path / f"{width}.png", np.zeros((16, width), np.uint8))
-        upscaler._forget_programs("T-x2", tmp_path / f"{width}.png")
-        upscaler._forget_programs("T-x2", tmp_path / f"{width}.png")
+        upscaler._forget_programs("T-x2", read_header(tmp_path / f"{width}.png"))
+        upscaler._forget_programs("T-x2", read_header(tmp_path / f"{width}.png"))
     assert not cleared
-    upscaler._forget_programs("T-x4", tmp_path / "16.png")
+    upscaler._forget_programs("T-x4", read_header(tmp_path / "16.png"))
     assert cleared == [True]
-    upscaler._forget_programs("T-x4", tmp_path / "16.png")
+    upscaler._forget_programs("T-x4", read_header(tmp_path / "16.png"))
     assert cleared == [True]
