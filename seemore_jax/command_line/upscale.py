@@ -198,7 +198,7 @@ def _report(
         raise InputError(str(outcomes[0].error))
     if not options.quiet:
         place = f"{options.output}: " if options.output else ""
-        line = _described(outcomes[0]) if alone else place + summary(outcomes)
+        line = _described(outcomes[0], with_model=not options.model) if alone else place + summary(outcomes)
         print(shown(line), file=sys.stderr if to_stream else None)
 
 
@@ -289,12 +289,13 @@ def _upscale_with_progress(
     return outcomes
 
 
-def _described(outcome: "Outcome") -> str:
+def _described(outcome: "Outcome", *, with_model: bool) -> str:
+    """Returns a line about a file alone; `with_model` says which weights it got, and why."""
     if outcome.before is None or outcome.after is None:
         return f"{outcome.job.target}: exists already; --overwrite writes it again"
     images = f", {outcome.images} images" if outcome.images > 1 else ""
     choice = outcome.job.choice
-    by = f", by {choice.model}, {choice.reason}" if choice else ""
+    by = f", by {choice.model}, {choice.reason}" if choice and with_model else ""
     return "{}: {}×{} → {}×{}{}{}".format(outcome.job.target, *outcome.before, *outcome.after, images, by)
 
 

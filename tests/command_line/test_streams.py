@@ -80,7 +80,7 @@ def test_one_of_both_may_be_a_file(
     done = piped(monkeypatch, png(RGB), "-", "-o", str(tmp_path / "b.png"), "-m", model)
     assert done.status == 0
     assert done.output.decode() == f"{tmp_path / 'b.png'}: 24×20 → 48×40\n"
-    assert Image.open(tmp_path / "b.png").size == (48, 40)
+    assert image_of((tmp_path / "b.png").read_bytes()).size == (48, 40)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
