@@ -4,6 +4,7 @@
 # make test-all    that, and what takes an hour: every command of the README and of docs/, and what it promises of the quickstart
 # make docs    the documentation as a web site, in build/docs; warnings are errors
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
+# make kernels    the CPU kernels compiled again, after a change of the compiler
 # make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
 #
 # The first call makes an environment in .venv; later calls need no network.
@@ -26,10 +27,15 @@ WEIGHTS ?=
 # Where the demo looks for Set5.
 SET5 ?= $(firstword $(wildcard data/Set5 ../shared/data/benchmark/Set5))
 
+NATIVE := seemore_jax/network/implementations/native
+
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
 
-.PHONY: demo docs quick test test-all test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo docs kernels quick test test-all test-native test-tpu-compile lint types unit constraints clean
+
+kernels: $(VENV)/runtime
+	$(PIP) --no-deps --editable .
 
 demo: $(VENV)/runtime
 	$(BIN)/python -m seemore_jax demo $(if $(WEIGHTS),--model $(WEIGHTS)) $(if $(SET5),--data $(SET5)) --output build/demo
@@ -76,20 +82,23 @@ $(VENV)/$(VERSION):
 	$(PYTHON) -m venv --clear $(VENV)
 	touch $@
 
-$(VENV)/runtime: $(VENV)/$(VERSION) requirements.txt $(PINS) pyproject.toml
-	$(PIP) --editable .
+# The last step of each installation compiles the kernels, so that a change of their sources repeats it.
+INSTALLED := $(VENV)/$(VERSION) requirements.txt $(PINS) pyproject.toml CMakeLists.txt $(wildcard $(NATIVE)/*.cc $(NATIVE)/*.h)
+
+$(VENV)/runtime: $(INSTALLED)
+	$(PIP) --editable '.[train]'
 	touch $@
 
-$(VENV)/docs: $(VENV)/runtime
-	$(PIP) --editable '.[docs]'
-	touch $@
+$(VENV)/docs: $(INSTALLED)
+	$(PIP) --editable '.[train,docs]'
+	touch $@ $(VENV)/runtime
 
-$(VENV)/test: $(VENV)/docs
-	$(PIP) --editable '.[test]'
+$(VENV)/test: $(INSTALLED)
+	$(PIP) --editable '.[train,docs,test]'
 # The oracle declares training frameworks as dependencies that its network does not need. Of the other package, only the
 # file axe.min.js is used, which needs no Playwright.
 	$(PIP) --no-deps seemore==0.1.0 axe-playwright-python==0.1.8
-	touch $@
+	touch $@ $(VENV)/docs $(VENV)/runtime
 
 # Pins what is installed now: after an upgrade that passes the tests, once with Python 3.11 and once with 3.13.
 constraints: $(VENV)/test

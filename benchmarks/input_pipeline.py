@@ -29,7 +29,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.harness import options, records, timing
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 from seemore_jax.data.datasets.pairs import TrainingPair
 from seemore_jax.data.device_patches import cut_patches, training_draws
 from seemore_jax.data.device_tiles import place_tiles, plan_tiles

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.harness import options, records
-from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import kernel_cycles
 from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
+from seemore_jax.configs.release import recipe
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import plain, tpu
 from seemore_jax.network.implementations.pallas_stages import MapShape

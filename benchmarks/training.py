@@ -21,7 +21,7 @@ from flax import nnx
 import seemore_jax as sj
 from benchmarks import peers, release_training
 from benchmarks.harness import networks, options, processes, records, tables, timing
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import make_optimizer
 from seemore_jax.training.step import initial_state, make_mesh, make_train_step, to_devices

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from benchmarks import peers, release_training
 from benchmarks.harness import options, records, tables
-from configs.release import recipe
 from seemore_jax import SeemoRe, upscale
+from seemore_jax.configs.release import recipe
 from seemore_jax.data.image_pairs import ImagePair
 from seemore_jax.data.image_sets import find_image_sets
 from seemore_jax.data.pipeline import Batch, training_batches

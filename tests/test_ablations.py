@@ -7,8 +7,8 @@ import jax
 import pytest
 from flax import nnx
 
-from configs import ablations
 from seemore_jax import SeemoRe
+from seemore_jax.configs import ablations
 from seemore_jax.training.experiment import read_experiment
 from seemore_jax.training.loop import train
 from tests.support.training_runs import checkpoint_steps, losses, random_dataset

@@ -27,7 +27,7 @@ def run_eval(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_published_configuration_has_a_config(name: str, scale: int) -> None:
-    config: ConfigDict = importlib.import_module(f"configs.seemore_{name.lower()}_x{scale}").get_config()
+    config: ConfigDict = importlib.import_module(f"seemore_jax.configs.seemore_{name.lower()}_x{scale}").get_config()
     assert (config.variant, config.scale) == (name, scale)
 
 

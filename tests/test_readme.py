@@ -16,7 +16,7 @@ import skimage
 from flax import nnx
 
 import seemore_jax as sj
-from configs import quickstart
+from seemore_jax.configs import quickstart
 from seemore_jax.data import read_image, write_image
 from seemore_jax.training.records import read_history
 

@@ -25,7 +25,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--inference", type=_size, metavar="HEIGHTxWIDTH", help="one image on one chip instead of the training step")
     add("--no_kernels", dest="kernels", action="store_false", help="leave out the cycles of the Pallas kernels")
     add("--json", metavar="FILE", help="write all figures as JSON")
-    command.set_defaults(run=run, takes_overrides=True)
+    command.set_defaults(run=run, extra="train", takes_overrides=True)
 
 
 def run(options: argparse.Namespace) -> None:

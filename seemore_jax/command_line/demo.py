@@ -14,7 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--data", type=Path, action="append", default=[], metavar="DIR", help="further images, such as Set5; repeatable"
     )
     add_model_options(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, extra="eval")
 
 
 def run(options: argparse.Namespace) -> None:

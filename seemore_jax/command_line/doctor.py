@@ -3,7 +3,6 @@
 import argparse
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Iterator
 
 from seemore_jax.command_line.options import add_device_option
@@ -14,7 +13,7 @@ from seemore_jax.system.memory import free_memory
 from seemore_jax.version import __version__
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
-_CACHES = {"kernels": "compiled kernels", "checks": "verdicts of the self-check", "programs": "compiled programs"}
+_CACHES = {"checks": "verdicts of the self-check", "programs": "compiled programs"}
 # Networks whose implementation is reported: the default model, and what accelerators are faster with.
 _TYPES = {"cpu": ("float32",), "gpu": ("float32", "bfloat16"), "tpu": ("float32", "bfloat16")}
 # With less free memory, a photograph of two megapixels cannot be upscaled.
@@ -49,7 +48,7 @@ def examine() -> tuple[list[str], list[str]]:
         f"seemore-jax {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "packages: " + ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         *_devices(problems),
-        *_compiler(),
+        *_kernels(),
         *_implementations(problems),
         *_caches(problems),
         *_memory(problems),
@@ -78,15 +77,11 @@ def _devices(problems: list[str]) -> Iterator[str]:
     yield f"devices: {len(devices)} × {', '.join(kinds)} (backend {jax.default_backend()})"
 
 
-def _compiler() -> Iterator[str]:
+def _kernels() -> Iterator[str]:
     from seemore_jax.network.implementations import native
 
-    try:
-        found = subprocess.run([*native.compiler(), "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        yield f"C++ compiler: none ({' '.join(native.compiler())} cannot be run)"
-    else:
-        yield f"C++ compiler: {found.splitlines()[0] if found else ' '.join(native.compiler())}"
+    if not native.unavailable_reason():
+        yield f"CPU kernels: compiled for {native.level()}"
 
 
 def _implementations(problems: list[str]) -> Iterator[str]:

@@ -28,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add("--manual_dir", type=Path, metavar="DIR", help="for df2k: folder with Flickr2K; may also hold DIV2K's archives")
     add("--scale", type=int, nargs="+", default=[2, 3, 4], metavar="N", help="scales, a set for each (default: 2 3 4)")
     add("--skip_bad", action="store_true", help="leave out images that cannot be read")
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, extra="train")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "-o", "--output", type=Path, required=True, metavar="FILE", help="the plot: .png, .pdf or .svg"
     )
     add_model_options(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, extra="eval")
 
 
 def run(options: argparse.Namespace) -> None:

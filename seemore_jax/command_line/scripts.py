@@ -1,28 +1,34 @@
-"""How the scripts `train.py` and `eval.py` run: flags by absl, wrong ones in one line, processes that join."""
+"""How the commands `train` and `evaluate` run: flags by absl, wrong ones in one line, processes that join."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from absl import app, flags, logging
 
+from seemore_jax.configs import config_file
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.exit_status import REPEATS, exit_status
 from seemore_jax.system.processes import join_processes
 from seemore_jax.training.experiment import configuration_error, unknown_field
 
 
-def run_script(command: Callable[[], int | None]) -> None:
-    """Parses the flags of a script by absl, runs its command, and exits with the command's status.
+def run_script(command: Callable[[], int | None], arguments: Sequence[str], module: ModuleType) -> None:
+    """Parses flags by absl, runs a command, and exits with its status.
 
     A wrong flag or configuration gives one line and status 2, like every other wrong input. Messages of libraries below
     the level of a warning are not printed.
 
     Args:
       command: returns an exit status, or None for 0.
+      arguments: the name of the program, and its flags.
+      module: the module that defines the flags. `--help` prints its documentation.
     """
     logging.set_verbosity(logging.WARNING)  # Orbax and JAX report each of their steps
-    app.run(lambda _: sys.exit(exit_status(command)), flags_parser=_parse_flags)
+    parse = functools.partial(_parse_flags, module=module)
+    app.run(lambda _: sys.exit(exit_status(command)), argv=list(arguments), flags_parser=parse)
 
 
 def process_flags() -> Callable[[], None]:
@@ -34,7 +40,12 @@ def process_flags() -> Callable[[], None]:
     return lambda: join_processes(coordinator.value, num_processes.value, process_id.value, cluster.value)
 
 
-def _parse_flags(arguments: Sequence[str]) -> Any:
+def _parse_flags(arguments: Sequence[str], module: ModuleType) -> Any:
+    if {"--help", "-h"}.intersection(arguments):
+        known = sys.modules[__name__], module
+        print(module.__doc__, *(flags.FLAGS.module_help(each) for each in known), sep="\n")
+        sys.exit(0)
+    arguments = [*map(_with_config_file, arguments)]
     try:
         left = flags.FLAGS(arguments)
         if len(left) > 1:
@@ -43,6 +54,12 @@ def _parse_flags(arguments: Sequence[str]) -> Any:
         print(f"error: {_unknown_field(arguments) or configuration_error(error)}", file=sys.stderr)
         sys.exit(REPEATS)
     return left
+
+
+def _with_config_file(argument: str) -> str:
+    """Returns `--config=NAME` with the path of the configuration; every other argument as it is."""
+    flag, equals, name = argument.partition("=")
+    return f"{flag}={config_file(name)}" if equals and flag.lstrip("-") == "config" else argument
 
 
 def _unknown_field(arguments: Sequence[str]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from seemore_jax.configs import config_file
 from seemore_jax.data.degradation import DEGRADATIONS, FixedDegradation, JpegDegradation
 from seemore_jax.network import SeemoReConfig
 from seemore_jax.system.errors import InputError
@@ -172,7 +173,11 @@ def described_network(config: ConfigDict | Mapping[str, Any]) -> SeemoReConfig:
 
 
 def read_experiment(file: str, overrides: Sequence[str] = ()) -> Experiment:
-    """Reads a configuration file, changed by arguments `--config.FIELD=VALUE`, as `train.py` takes them.
+    """Reads a configuration.
+
+    Args:
+      file: the path of a file, or the name of a configuration of this package (`config_file`).
+      overrides: arguments that change it, such as `--config.FIELD=VALUE`, as `train` takes them.
 
     Raises:
       InputError: the file cannot be read, or a field or value is wrong.
@@ -181,7 +186,7 @@ def read_experiment(file: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _read_config(file: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    arguments = ["train.py", f"--config={file}", *overrides]
+    arguments = ["train", f"--config={config_file(file)}", *overrides]
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     try:

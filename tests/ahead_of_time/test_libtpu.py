@@ -12,12 +12,12 @@ import jax
 import pytest
 from flax import nnx
 
-from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import compile_traced, kernel_cycles
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
+from seemore_jax.configs.release import recipe
 from seemore_jax.network import SeemoRe
 from seemore_jax.training.experiment import Experiment
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from configs.release import recipe
 from seemore_jax.ahead_of_time import report as module
 from seemore_jax.ahead_of_time.program_cost import Collective
 from seemore_jax.ahead_of_time.report import (
@@ -20,6 +19,7 @@ from seemore_jax.ahead_of_time.report import (
 )
 from seemore_jax.ahead_of_time.roofline import Roofline, predict_scaling
 from seemore_jax.command_line import main
+from seemore_jax.configs.release import recipe
 from seemore_jax.system.errors import InputError
 from seemore_jax.training.experiment import Experiment, read_experiment
 

@@ -24,7 +24,8 @@ def test_a_healthy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         f"jax {jax.__version__}",
         "SeemoRe-T ×4 in float32: cpu kernels (values differ by 4.0e-07, gradients differ by 2.0e-06, relative; "
         "checked in 1.5 s)",
-        f"cache of compiled kernels: {tmp_path}",
+        f"CPU kernels: compiled for {native.level()}",
+        f"cache of compiled programs: {tmp_path}",
         "GB",
         "no problem found",
     ):
@@ -41,13 +42,15 @@ def test_kernels_that_differ_are_a_problem(capsys: pytest.CaptureFixture[str], m
     assert "plain implementation, because the cpu kernels failed their check" in printed
 
 
-def test_a_missing_compiler_is_a_problem(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(native, "available", native.available.__wrapped__)
-    monkeypatch.setattr(native, "unavailable_reason", native.unavailable_reason.__wrapped__)
+def test_missing_kernels_are_a_problem(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    for function in ("level", "unavailable_reason", "available"):
+        monkeypatch.setattr(native, function, getattr(native, function).__wrapped__)
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
-    assert "C++ compiler: none (no-such-compiler cannot be run)" in printed
+    assert "CPU kernels: compiled for" not in printed
     assert "problem: the CPU kernels are missing" in printed
     monkeypatch.setenv("SEEMORE_NATIVE", "0")
     assert main(["doctor"]) == 0, "who switches them off knows"
@@ -62,7 +65,7 @@ def test_a_cache_that_cannot_be_written_and_little_memory_are_problems(
     monkeypatch.setattr(native, "available", lambda: False)
     monkeypatch.setattr(doctor, "free_memory", lambda: 10**9)
     _, problems = doctor.examine()
-    assert sum("cannot be written" in problem for problem in problems) == 3
+    assert sum("cannot be written" in problem for problem in problems) == 2
     assert any("only 1.0 GB of memory are free" in problem for problem in problems)
 
 

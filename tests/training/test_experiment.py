@@ -3,8 +3,8 @@
 import pytest
 from ml_collections import ConfigDict
 
-from configs.release import recipe
 from seemore_jax import InputError, SeemoReConfig
+from seemore_jax.configs.release import recipe
 from seemore_jax.network.config import stored_fields
 from seemore_jax.training.experiment import Experiment, read_experiment
 

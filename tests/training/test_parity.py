@@ -11,8 +11,8 @@ import torch
 from flax import nnx
 
 from benchmarks.release_training import release_loss
-from configs.release import recipe
 from seemore_jax import SeemoReConfig
+from seemore_jax.configs.release import recipe
 from seemore_jax.porting.names import to_torch
 from seemore_jax.training.experiment import Experiment
 from seemore_jax.training.optimizer import learning_rate, make_optimizer

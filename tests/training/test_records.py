@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from configs.release import recipe
 from seemore_jax import InputError, imresize
+from seemore_jax.configs.release import recipe
 from seemore_jax.data import read_image
 from seemore_jax.evaluation.benchmark import Scores
 from seemore_jax.training.experiment import Experiment

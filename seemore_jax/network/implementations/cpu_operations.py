@@ -15,7 +15,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
-from seemore_jax.network.implementations import native
 from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 from seemore_jax.network.layers import gelu
 from seemore_jax.network.valid_region import ValidRegion, mask_outside, resize_axis, sum_inside
@@ -255,7 +254,6 @@ def _call_backward(
     name: str, arrays: Sequence[Array], cotangents: Sequence[Array], with_cotangent: Sequence[Array]
 ) -> Arrays:
     """Calls a backward kernel, which returns the cotangents of the arrays in `with_cotangent`."""
-    native.prepare("gradients")
     shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in with_cotangent)
     return tuple(jax.ffi.ffi_call(f"seemore_{name}_backward", shapes)(*arrays, *cotangents))
 

@@ -6,10 +6,10 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,6 @@ def registered() -> None:
     if not NEEDS["compiler"].present():  # some tests need no compiler
         return
     assert native.available()
-    native.prepare("strips")
-    native.prepare("gradients")
 
 
 def wrong_buffers(buffers: Buffers) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -200,7 +198,7 @@ def test_an_image_too_low_for_the_reduction_has_none() -> None:
 _FLOAT64 = """
 import jax
 from tests.network.implementations import test_native as t
-t.native.available(), t.native.prepare("strips"), t.native.prepare("gradients")
+t.native.available()
 for kernel, signature in t.SIGNATURES.items():
     inputs, outputs = map(t.shapes, signature)
     for i, (name, _) in enumerate(signature[0]):
@@ -219,97 +217,115 @@ def test_float64_under_jax_enable_x64_is_an_error() -> None:
     subprocess.run([sys.executable, "-c", _FLOAT64], env=environment, cwd=Path(__file__).parents[3], check=True)
 
 
-X86 = "processor : {core}\nmodel name : Some CPU\ncpu MHz : {mhz}\nflags : fpu sse2 {flag}\n\n"
-ARM = "processor : {core}\nBogoMIPS : 243.75\nFeatures : fp asimd {flag}\nCPU implementer : 0x41\nCPU part : {part}\n\n"
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Returns a copy of the folder of the libraries, without sources; nothing of it is loaded yet."""
+    shutil.copytree(native._FOLDER / "compiled", tmp_path / "compiled")
+    monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
+    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    for function in ("level", "unavailable_reason", "available"):
+        monkeypatch.setattr(native, function, getattr(native, function).__wrapped__)
+    return tmp_path / "compiled"
 
 
-@pytest.mark.parametrize(
-    ("text", "other"),
-    [
-        (X86.format(core=0, mhz=1, flag="avx2"), X86.format(core=0, mhz=1, flag="avx512f")),
-        (ARM.format(core=0, part="0xd0c", flag=""), ARM.format(core=0, part="0xd0c", flag="sve")),
-        (ARM.format(core=0, part="0xd0c", flag="sve"), ARM.format(core=0, part="0xd40", flag="sve")),
-        (  # two kinds of core
-            ARM.format(core=0, part="0xd0c", flag=""),
-            ARM.format(core=0, part="0xd0c", flag="") + ARM.format(core=1, part="0xd40", flag=""),
-        ),
-    ],
-    ids=["flags", "features", "part", "two kinds of core"],
+def built() -> list[str]:
+    """Returns the levels of this kind of CPU."""
+    return [path.stem.removeprefix("kernels-") for path in sorted((native._FOLDER / "compiled").glob("*.so"))]
+
+
+@needs_kernels
+def test_the_levels_are_those_of_one_kind_of_cpu() -> None:
+    """Otherwise, the installation has compiled a level that is never loaded, or left one out."""
+    assert tuple(built()) in native.LEVELS.values()
+
+
+_FORCED = """
+import jax, numpy
+from flax import nnx
+from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.network.implementations import cpu, native, plain
+import os
+assert native.available() and native.level() == os.environ["SEEMORE_NATIVE"], native.unavailable_reason()
+config = SeemoReConfig.variant("T", 2, num_layers=1, embedding_dim=12, recursive=1)
+model, lr = SeemoRe(config, rngs=nnx.Rngs(0)), jax.random.uniform(jax.random.key(1), (1, 17, 21, 3))
+def loss(network, lr, apply_network):
+    return (apply_network(network, lr)[0] ** 2).sum()
+found, expected = (
+    nnx.jit(nnx.value_and_grad(loss, argnums=1), static_argnums=2)(model, lr, module.apply_network)
+    for module in (cpu, plain)
 )
-def test_each_cpu_has_kernels_of_its_own(tmp_path: Path, text: str, other: str) -> None:
-    """Otherwise, machines that share a home directory would run instructions that their CPU does not have."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_text(text)
-    second.write_text(other)
-    assert native._cpu(first) != native._cpu(second)
+jax.tree.map(lambda a, b: numpy.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5 * abs(b).max()), found, expected)
+print("the same")
+"""
 
 
-def test_the_same_cpu_has_the_same_kernels(tmp_path: Path) -> None:
-    """The clock rate and the number of cores do not matter; otherwise, kernels would be compiled again and again."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.write_text(X86.format(core=0, mhz=1, flag="avx2"))
-    second.write_text(X86.format(core=0, mhz=2, flag="avx2") + X86.format(core=1, mhz=3, flag="avx2"))
-    assert native._cpu(first) == native._cpu(second)
+@needs_kernels
+@pytest.mark.thorough
+@pytest.mark.parametrize("level", [level for levels in native.LEVELS.values() for level in levels])
+def test_each_level_computes_the_same(level: str) -> None:
+    """Otherwise, people whose CPU is older than this one get other images."""
+    if level not in built()[: built().index(native.level()) + 1]:
+        pytest.skip(f"no {level} on this CPU")
+    environment = {**os.environ, "SEEMORE_NATIVE": level}
+    done = subprocess.run([sys.executable, "-c", _FORCED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "the same\n"
+
+
+@needs_kernels
+def test_a_level_that_the_cpu_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch, compiled: Path) -> None:
+    """Otherwise, an illegal instruction ends the process."""
+    monkeypatch.setenv("SEEMORE_NATIVE", "x86-64-v5")
+    assert re.search(r"SEEMORE_NATIVE=x86-64-v5 is none of 0, \S+", native.unavailable_reason())
+    first = built()[0]
+    monkeypatch.setenv("SEEMORE_NATIVE", first)
+    assert native.level() == first
+    monkeypatch.delenv("SEEMORE_NATIVE")
+    monkeypatch.setattr(native, "_text", lambda *_: "")  # a CPU older than all levels
+    assert "this CPU lacks instructions of" in native.unavailable_reason()
+
+
+@needs_kernels
+def test_without_sources_the_libraries_are_taken_as_they_are(compiled: Path) -> None:
+    assert native._text(native._library(), "seemore_sources")
+
+
+@needs_kernels
+def test_libraries_of_other_sources_are_not_taken(compiled: Path) -> None:
+    """Otherwise, who has changed a kernel, or another version's checkout, goes on with the old one unknowingly."""
+    (compiled.parent / "rows.h").write_text("// changed")
+    assert "make kernels" in native.unavailable_reason()
+
+
+@needs_kernels
+@pytest.mark.parametrize("content", [b"", b"no library"])
+def test_a_file_that_cannot_be_loaded_is_done_without(
+    compiled: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is a warning of one line. A file cannot be loaded, for example, from a folder mounted without execution."""
+    for path in compiled.iterdir():
+        path.unlink()  # not truncated: the original is loaded, and may be the same file
+        path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        assert not native.available()
+    message = caplog.records[-1].getMessage()
+    assert "there are no CPU kernels" in message
+    assert "\n" not in message
+
+
+X86 = "processor : 0\nmodel name : Some CPU\ncpu MHz : 1\nflags : fpu sse2\n\n"
+ARM = "processor : 0\nBogoMIPS : 243.75\nFeatures : fp asimd\nCPU implementer : 0x41\nCPU part : 0xd0c\n\n"
+
+
+@pytest.mark.parametrize(("text", "name"), [(X86, "Some CPU"), (ARM, "ARM 0x41 0xd0c")])
+def test_the_cpu_has_a_name(tmp_path: Path, text: str, name: str) -> None:
+    """Verdicts of the self-check belong to a CPU: machines that share a home directory must have different names."""
+    (tmp_path / "cpuinfo").write_text(text)
+    assert native.cpu_name(tmp_path / "cpuinfo") == name
 
 
 def test_a_system_without_proc_has_a_cpu_too(tmp_path: Path) -> None:
-    assert native._cpu(tmp_path / "none")
-
-
-@needs_kernels
-def test_flags_in_the_compilers_name_make_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, CXX="g++ -mno-avx512f" would have no effect if kernels without this flag are in the cache."""
-    monkeypatch.setenv("CXX", "c++")
-    plain = native.identity()
-    monkeypatch.setenv("CXX", "c++ -O1")
-    assert native.identity() != plain
-
-
-@pytest.fixture
-def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Returns an empty cache folder; the only source file compiles quickly."""
-    (tmp_path / "one.cc").write_text('extern "C" __attribute__((visibility("default"))) int one() { return 1; }')
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    return tmp_path / "cache"
-
-
-@needs_kernels
-@pytest.mark.parametrize("size", [0, 100, 5000, -1])
-def test_a_damaged_file_is_compiled_again(empty_cache: Path, size: int) -> None:
-    """The process can crash when it loads a truncated file."""
-    path = native._compiled("one")
-    content = path.read_bytes()
-    path.write_bytes(content[:size] if size >= 0 else bytes(reversed(content)))
-    assert ctypes.CDLL(str(native._compiled("one"))).one() == 1
-    assert path.read_bytes() == content
-    assert native._compiled("one") == path
-
-
-@needs_kernels
-def test_several_processes_may_compile_at_once(empty_cache: Path) -> None:
-    with futures.ThreadPoolExecutor(4) as pool:
-        paths = set(pool.map(lambda _: native._compiled("one"), range(8)))
-    (path,) = paths
-    assert ctypes.CDLL(str(path)).one() == 1
-    assert {file.suffix for file in path.parent.iterdir()} == {".so", ".sha256"}
-
-
-def test_a_file_that_cannot_be_loaded_is_done_without(
-    empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """There is a warning of one line. A file cannot be loaded, for example, from a folder mounted without execution."""
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nfor last; do :; done\necho no program > "$last"\n')
-    compiler.chmod(0o755)
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
-    monkeypatch.setattr(native, "unavailable_reason", native.unavailable_reason.__wrapped__)
-    with caplog.at_level(logging.WARNING):
-        assert not native.available.__wrapped__()
-    message = caplog.records[-1].getMessage()
-    assert "cannot be compiled or loaded" in message
-    assert "\n" not in message
+    assert native.cpu_name(tmp_path / "none")
 
 
 _FAILING = """
@@ -330,8 +346,10 @@ def test_a_kernel_without_memory_says_so(tmp_path: Path) -> None:
     """A kernel that runs out of memory on any thread raises an exception; it must not end the process."""
     source, library = tmp_path / "fails.cc", tmp_path / "fails.so"
     source.write_text(_FAILING)
+    compiler = os.environ.get("CXX", "c++").split()
+    options = ["-std=gnu++17", "-Wno-psabi", "-fPIC", "-shared", "-fvisibility=hidden"]
     include = ["-I", str(native._FOLDER), "-isystem", jax.ffi.include_dir()]
-    subprocess.run([*native.compiler(), *native._FLAGS, *include, str(source), "-o", str(library)], check=True)
+    subprocess.run([*compiler, *options, *include, str(source), "-o", str(library)], check=True)
     handler = jax.ffi.pycapsule(ctypes.CDLL(str(library)).seemore_fails)
     jax.ffi.register_ffi_target("seemore_fails", handler, platform="cpu")
     x = [(2, 8, 3, 16, jnp.float32)]

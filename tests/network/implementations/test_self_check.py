@@ -40,7 +40,6 @@ pytestmark = pytest.mark.needs("compiler")
 @pytest.fixture(autouse=True)
 def _unchecked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Prepares a machine with compiled kernels on which no self-check has run."""
-    native.prepare("gradients")
     assert native.available()
     monkeypatch.delenv("SEEMORE_SELF_CHECK")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

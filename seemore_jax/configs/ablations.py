@@ -33,7 +33,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "published": {},

@@ -8,7 +8,7 @@ backward. It starts from the weights of ×2, which must be trained first.
 
 from ml_collections import ConfigDict
 
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 
 
 def get_config() -> ConfigDict:

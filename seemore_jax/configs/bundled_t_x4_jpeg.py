@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.bundled_jpeg import bundled_jpeg
+from seemore_jax.configs.bundled_jpeg import bundled_jpeg
 
 
 def get_config() -> ConfigDict:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.bundled import bundled
+from seemore_jax.configs.bundled import bundled
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ backward.
 
 from ml_collections import ConfigDict
 
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import skimage
 from ml_collections import ConfigDict
 
-from configs.release import recipe
+from seemore_jax.configs.release import recipe
 
 _PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
 
