@@ -76,7 +76,7 @@ def test_the_kernels_are_what_a_cpu_gets() -> None:
 @needs_kernels
 @pytest.mark.parametrize("recursive", [0, 1, 2])
 def test_bfloat16_is_as_exact_as_float32(recursive: int) -> None:
-    """XLA's bfloat16 is slower than float32 on a CPU, so that the kernels compute in float32; then nothing is rounded."""
+    """XLA's bfloat16 is slower than float32 on a CPU, so that the kernels compute in float32: nothing is rounded."""
     config = dataclasses.replace(SMALL, recursive=recursive)
     lr = jax.random.uniform(jax.random.key(1), (2, 37, 41, 3))
     expected = value_and_gradients(config, lr, "plain")
