@@ -16,9 +16,9 @@ FROM python:3.13-slim
 ARG ACCELERATOR=cpu
 COPY constraints/python3.12.txt /tmp/constraints.txt
 COPY --from=build /wheels /wheels
-# JAX's name of its extra for each accelerator; for a CPU it needs none.
+# gcsfs reads and writes gs://. JAX's name of its extra for each accelerator; for a CPU it needs none.
 RUN set -- /wheels/*.whl \
-  && pip install --no-cache-dir --constraint /tmp/constraints.txt "$1[train]" \
+  && pip install --no-cache-dir --constraint /tmp/constraints.txt "$1[train]" gcsfs==2026.* \
   && case "$ACCELERATOR" in \
        cpu) ;; \
        cuda12 | tpu) pip install --no-cache-dir --constraint /tmp/constraints.txt "jax[$ACCELERATOR]" ;; \

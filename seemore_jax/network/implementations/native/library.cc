@@ -2,8 +2,8 @@
 
 #define SEEMORE_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Returns the name of the fastest level that this CPU can run, as CMakeLists.txt calls the levels; an empty string if it
-// can run none. Only the library of the first level is asked.
+// Returns the name of the fastest level that this CPU can run, as CMakeLists.txt calls the levels; an empty string if
+// it can run none. Only the library of the first level is asked.
 SEEMORE_EXPORT const char* seemore_level() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
