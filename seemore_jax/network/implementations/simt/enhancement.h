@@ -70,12 +70,9 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
       return Place{is_in_tile && map.is_valid(row, column), map.at(block.z, row, column)};
     };
     FOR_WARPS(warp) {
-      for (int first = 16 * warp; first < kWorkPixels; first += 16 * kWarps)
-        normalize(input + first * kPitch, p.x, p.scale, p.offset, [&](int i) { return place_of(first + i); });
-    }
-    BARRIER();
-    FOR_WARPS(warp) {
       for (int first = 16 * warp; first < kWorkPixels; first += 16 * kWarps) {
+        normalize(input + first * kPitch, p.x, p.scale, p.offset, [&](int i) { return place_of(first + i); });
+        WARP_BARRIER();
         const RowOffsets rows = offsets([=](int i) { return first + i; });
         multiply<kTiles>(input, rows, p.expand, [&](int, int, int i, int channel, float low, float high) {
           const bool is_valid = place_of(first + i).is_read;
@@ -100,8 +97,8 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
               });
         }
     }
+    BARRIER();
   }
-  BARRIER();
   FOR_THREADS(thread) {
     const int channel = thread % kPairs * 2, group = thread / kPairs;
     if (group < kGroups && channel < 8 * kTiles)

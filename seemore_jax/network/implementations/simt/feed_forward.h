@@ -45,16 +45,13 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
   Value *input = shared, *gate = shared + kHaloRows * kPitch, *gated = gate + kHaloRows * kPitch;
 
   FOR_WARPS(warp) {
-    for (int first = 16 * warp; first < kHaloRows; first += 16 * kWarps)
+    for (int first = 16 * warp; first < kHaloRows; first += 16 * kWarps) {
       normalize(input + first * kPitch, p.x, p.scale, p.offset, [&](int i) {
         const int pixel = first + i, row = top - 1 + pixel / kHaloWidth, column = left - 1 + pixel % kHaloWidth;
         const bool is_read = pixel < kHaloPixels && row >= 0 && column >= 0 && map.has(row, column);
         return Place{is_read, map.at(block.z, row, column)};
       });
-  }
-  BARRIER();
-  FOR_WARPS(warp) {
-    for (int first = 16 * warp; first < kHaloRows; first += 16 * kWarps) {
+      WARP_BARRIER();
       const RowOffsets rows = offsets([=](int i) { return first + i; });
       const Value* weights = p.expand + kSteps * kTiles * kFragment;
       multiply<kTiles>(input, rows, weights, [&](int, int, int i, int channel, float low, float high) {

@@ -22,6 +22,7 @@ inline void run_on_host(void* const* arrays) {
     for (block.y = 0; block.y < all.sizes[3]; ++block.y)
       for (block.x = 0; block.x < all.sizes[2]; ++block.x) {
         std::memset(shared.get(), 0xff, kernel::kSharedBytes);  // NaN, so that no block depends on the one before it
+        recorder::enter_block(shared.get(), kernel::kSharedBytes);
         kernel::run(all, static_cast<Value*>(shared.get()), block);
       }
 }
