@@ -113,7 +113,7 @@ def unavailable_reason() -> str:
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
     """Loads NVRTC: of the packages of NVIDIA, or of the system."""
-    for path in [*_installed("*/lib/libnvrtc.so.*"), "libnvrtc.so.12", "libnvrtc.so.13"]:
+    for path in [*installed("*/lib/libnvrtc.so.*"), "libnvrtc.so.12", "libnvrtc.so.13"]:
         try:
             return ctypes.CDLL(str(path))
         except OSError:
@@ -127,8 +127,12 @@ def _version(library: ctypes.CDLL) -> str:
     return f"NVRTC {major.value}.{minor.value}"
 
 
-def _installed(pattern: str) -> list[Path]:
-    """Returns the files of NVIDIA's packages whose paths match a pattern."""
+def installed(pattern: str) -> list[Path]:
+    """Returns files of the packages that `jax[cuda12]` installs.
+
+    Args:
+      pattern: pattern of their paths in the folder of these packages.
+    """
     try:
         import nvidia  # type: ignore[import-not-found]
     except ImportError:
