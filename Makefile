@@ -5,7 +5,7 @@
 # make docs    the documentation as a web site, in build/docs; warnings are errors
 # make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
 # make kernels    the CPU kernels compiled again, after a change of the compiler
-# make test-native    the kernels' C++ under sanitizers, for each width of vectors that this CPU has
+# make test-native    the kernels' C++ under sanitizers, for each level of vector instructions that this CPU has; and those for GPUs
 #
 # The first call makes an environment in .venv; later calls need no network.
 
@@ -61,6 +61,7 @@ docs: $(VENV)/docs
 
 test-native: $(VENV)/test
 	$(MAKE) -C tests/native -j2 XLA="$$($(BIN)/python -c 'import jax; print(jax.ffi.include_dir())')"
+	$(BIN)/pytest -n 0 tests/native/test_gpu_kernels.py
 
 # In one process: commands of the documentation read what others have written, and one has a time limit.
 test-all: test

@@ -21,7 +21,11 @@ PAGES = [
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CXX = [
     path
-    for folder in ("seemore_jax/network/implementations/native", "tests/native")
+    for folder in (
+        "seemore_jax/network/implementations/native",
+        "seemore_jax/network/implementations/simt",
+        "tests/native",
+    )
     for path in sorted((ROOT / folder).iterdir())
     if path.suffix in (".cc", ".h")
 ]

@@ -27,7 +27,7 @@ NOT_IN_SHAPES = ("use_shuffle", "recursive", "topk", "img_range")
 _MAX_RECURSIVE = 5
 _COMPUTE_DTYPES = ("float32", "bfloat16")
 _PRECISIONS = ("default", "high", "highest")
-_IMPLEMENTATIONS = ("auto", "plain", "cpu", "tpu")
+_IMPLEMENTATIONS = ("auto", "plain", "cpu", "tpu", "gpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ class SeemoReConfig:
       rematerialize: whether the backward pass recomputes each residual group instead of keeping its activations. This
         takes less memory and about a third more time, and does not change the values.
       implementation: implementation of the network: "auto" is the fastest one for JAX's default backend, "plain" is the
-        reference, "cpu" and "tpu" are those for these backends, for example to compile ahead for another machine.
+        reference; "cpu", "gpu" and "tpu" are those for these backends, for example to compile ahead for another
+        machine.
 
     Raises:
       InputError: a value has the wrong type or is out of range.

@@ -115,20 +115,26 @@ def resize_axis(
     Returns:
       The values `first` to `first` + `length` − 1 along the axis. Those from index `target` on are arbitrary.
     """
-    above, weight = _positions(length, *(jnp.asarray(value, jnp.int32) for value in (source, target, first)))
+    above, weight = resize_positions(length, *(jnp.asarray(value, jnp.int32) for value in (source, target, first)))
     below = jnp.minimum(above + 1, source - 1)
     weight = jnp.expand_dims(weight.astype(x.dtype), [i for i in range(x.ndim) if i != axis])
     return (1 - weight) * jnp.take(x, above, axis=axis) + weight * jnp.take(x, below, axis=axis)
 
 
-def _positions(
+def resize_positions(
     length: int, source: Int[Array, ""], target: Int[Array, ""], first: Int[Array, ""]
 ) -> tuple[Int[Array, " length"], Float[Array, " length"]]:
-    """Returns, for each result, the index of the source value above it, and the weight of the source value below it.
+    """Returns where the results of a linear resize along one axis lie among its source values.
 
     The position of a result among the source values is (index + 0.5) · source / target − 0.5. Its integer part is
     computed in int32, because float32 rounds large numbers. The product index · source has up to 60 bits and overflows
     int32; therefore it is split.
+
+    Args:
+      length, source, target, first: as for `resize_axis`.
+
+    Returns:
+      For each result, the index of the source value above it, and the weight of the source value below it.
     """
     index = first + jnp.arange(length, dtype=jnp.int32)
     # source / target = (ratio + remainder / target) / 2¹⁵ with |remainder| < 2 · target. Products that overflow keep

@@ -11,7 +11,7 @@ import pytest
 _FOLDER = Path(__file__).parent
 
 
-def _missing(folder: Path) -> str:
+def missing(folder: Path) -> str:
     """Returns what the tests need and this machine does not have; an empty string if there is nothing."""
     compiler = os.environ.get("CXX", "").split() or ["c++"]
     for program in ("make", compiler[0]):
@@ -32,7 +32,7 @@ def _missing(folder: Path) -> str:
 @pytest.mark.needs("compiler")
 def test_the_kernels_under_sanitizers(tmp_path: Path) -> None:
     """Runs the same tests as `make test-native`."""
-    if reason := _missing(tmp_path):
+    if reason := missing(tmp_path):
         pytest.skip(reason)
     command = ["make", "-C", str(_FOLDER), "-j2", f"XLA={jax.ffi.include_dir()}", f"BUILD={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True)

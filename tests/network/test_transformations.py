@@ -25,9 +25,11 @@ from seemore_jax.network import SeemoRe, SeemoReConfig
 CONFIG = SeemoReConfig(
     scale=2, num_layers=1, embedding_dim=6, num_experts=2, recursive=1, global_kernel_size=3, implementation="plain"
 )
-IMPLEMENTATIONS = ("cpu", "tpu")
+IMPLEMENTATIONS = ("cpu", "tpu", "gpu")
 _SLOW_EVERYWHERE = ("hessian", "grad_of_grad", "hessian_vector_product", "scan")
 _QUICK_ON_TPU = ("jit", "grad", "vmap_over_both", "jvp")
+# The GPU's operations are those of `fused_operation`, like the CPU's, and have no derivatives of their own.
+_ON_GPU = ("grad_with_a_size", "vmap_over_both", "jvp")
 LR = jax.random.uniform(jax.random.key(1), (2, 5, 6, 3))  # an odd size
 DIRECTION = jax.random.normal(jax.random.key(2), LR.shape)
 SHIFT = jnp.asarray([0.1, -0.2])
@@ -350,7 +352,9 @@ def _case(implementation: str, name: str) -> Any:
     return pytest.param(implementation, name, marks=() if quick else pytest.mark.thorough)
 
 
-@pytest.mark.parametrize(("implementation", "name"), [_case(i, name) for i in IMPLEMENTATIONS for name in CASES])
+@pytest.mark.parametrize(
+    ("implementation", "name"), [_case(i, name) for i in IMPLEMENTATIONS for name in (_ON_GPU if i == "gpu" else CASES)]
+)
 def test_each_transformation_gives_what_the_plain_implementation_gives(implementation: str, name: str) -> None:
     results = jax.tree_util.tree_leaves_with_path(computed(name, implementation))
     expected = jax.tree.leaves(_expected(name))

@@ -62,7 +62,7 @@ def test_long_sides_are_resized_exactly(source: int, target: int, first: int, ax
 @pytest.mark.parametrize(("source", "target", "first"), SIZES + HUGE)
 def test_positions_are_exact_however_long_the_side(source: int, target: int, first: int) -> None:
     """The test above, for summaries that would not fit in memory."""
-    positions = jax.jit(valid_region._positions, static_argnums=0)
+    positions = jax.jit(valid_region.resize_positions, static_argnums=0)
     above, share = map(np.asarray, positions(LENGTH, *(jnp.int32(value) for value in (source, target, first))))
     expected_above, expected_share = places(source, target, first)
     difference = (above - expected_above) + (share.astype(np.float64) - expected_share)

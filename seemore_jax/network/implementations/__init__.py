@@ -2,7 +2,7 @@
 
 An implementation is a module with a function `apply_network`, which computes the same function as
 `plain.apply_network`. Tests compare its values and gradients with those of `plain`. The fused implementations, for a
-CPU and for a TPU, read the parameters of the network and replace the calls of its layers by kernels. Some
+CPU, a GPU and a TPU, read the parameters of the network and replace the calls of its layers by kernels. Some
 implementations also compute the network in steps (`NetworkSteps`), which can be applied to one strip of an image after
 the other.
 """
@@ -60,6 +60,12 @@ def fused_implementation(config: SeemoReConfig) -> tuple[str, ApplyNetwork]:
     name = target_backend() if config.implementation == "auto" else config.implementation
     if name == "cpu" and cpu.supports(config):
         return name, cpu.apply_network
+    # Programs for another GPU take the kernels only by name, because the self-check cannot run there.
+    if name == "gpu" and not (config.implementation == "auto" and is_compiling_ahead()):
+        from seemore_jax.network.implementations import gpu
+
+        if gpu.supports(config):
+            return name, gpu.apply_network
     if name == "tpu":
         from seemore_jax.network.implementations import tpu  # imports Pallas, which is slow
 

@@ -1,0 +1,190 @@
+"""If these tests fail, the GPU's kernels, here compiled for a CPU, differ from the plain network, or are not selected.
+
+The same source is compiled for GPUs. What is not tested here are its four instructions in assembler, and barriers:
+tests/native/test_gpu_kernels.py looks for missing ones.
+"""
+
+import dataclasses
+import logging
+import types
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from seemore_jax import SeemoRe, SeemoReConfig
+from seemore_jax.network import implementations
+from seemore_jax.network.implementations import gpu, gpu_operations, plain
+from seemore_jax.network.implementations.simt import device, variants
+from seemore_jax.network.valid_region import ValidRegion
+from seemore_jax.system.devices import compiling_for
+
+pytestmark = pytest.mark.usefixtures("grouped_convolutions")
+needs_kernels = pytest.mark.needs("compiler")
+SMALL = SeemoReConfig.variant("T", 2, embedding_dim=10, num_layers=1, recursive=1, global_kernel_size=5)
+# Machine code without optimization compiles in half the time.
+_COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
+
+
+def _arrays(name: str, channels: int, dtype: str, shape: tuple[int, int, int], length: int) -> list[jax.Array]:
+    """Returns random arrays of an operation, for images whose valid region is a part of their arrays."""
+    random = np.random.default_rng(0)
+
+    def weights(*shape: int, fan_in: int) -> jax.Array:
+        return jnp.asarray(random.uniform(-1, 1, shape) / np.sqrt(fan_in), jnp.float32)
+
+    n, height, width = shape
+    c = channels
+    valid = ValidRegion.part(height - 2, width - 3, 0, height - 2, 1, height - 4)
+    small = max(1, (height - 2) // 4), max(1, (width - 3) // 4)
+    x = [jnp.asarray(3 + random.standard_normal((*shape, c)), dtype) for _ in range(3)]
+    norm = [1 + 0.1 * weights(c, fan_in=1), weights(c, fan_in=1)]
+    expand = [weights(2, c, c, fan_in=c), weights(2 * c, fan_in=c)]
+    square = [weights(c, c, fan_in=c), weights(c, fan_in=c)]
+
+    def filters(size: int) -> list[jax.Array]:
+        return [weights(size, c, fan_in=size), weights(c, fan_in=size)]
+
+    arrays = {
+        "embedding": lambda: [
+            *(x[0], *norm, weights(9, c, c, fan_in=9 * c), weights(c, fan_in=9), *expand),
+            *(*filters(3), *filters(3), *filters(16)),
+        ],
+        "experts": lambda: [
+            *(*x, jnp.asarray(random.standard_normal((n, height // 4 + 1, width // 4 + 1, c)), dtype)),
+            *gpu.resize_positions(height, jnp.int32(small[0]), valid.image_height, valid.first_row),
+            *gpu.resize_positions(width, jnp.int32(small[1]), valid.width, jnp.int32(0)),
+            *[weights(n, c, length, fan_in=c), weights(n, length, fan_in=c)] * 2,
+            *(weights(n, c + length, c, fan_in=c), weights(n, c, fan_in=c)),
+        ],
+        "feed_forward": lambda: [x[0], *norm, *expand, *filters(9), *square],
+        "enhancement": lambda: [x[0], *norm, *expand, *filters(length), *filters(length), *square],
+    }[name]()
+    return [gpu_operations.region_of(valid, small), *arrays]
+
+
+def _wide(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [array.astype(jnp.float32) if array.dtype == jnp.bfloat16 else array for array in arrays]
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("name", "channels", "length", "dtype"),
+    [
+        ("embedding", 36, 0, "bfloat16"),
+        ("embedding", 7, 0, "float32"),
+        ("experts", 36, 8, "float32"),
+        ("experts", 7, 19, "bfloat16"),
+        ("feed_forward", 36, 0, "float32"),
+        ("feed_forward", 72, 0, "bfloat16"),  # more channels than a warp computes at once
+        ("enhancement", 48, 11, "bfloat16"),
+        ("enhancement", 33, 35, "float32"),  # a filter for which there is room for one line at a time only
+    ],
+)
+def test_each_kernel_computes_what_its_function_in_jax_computes(
+    name: str, channels: int, length: int, dtype: str
+) -> None:
+    """The sizes are odd, and the valid region ends inside of the arrays."""
+    operation = gpu_operations.OPERATIONS[name]
+    arrays = _arrays(name, channels, dtype, (2, 21, 19), length)
+    exact = jax.jit(operation.plain, compiler_options=_COMPILER_OPTIONS)(*_wide(arrays))
+    inside = [expected != 0 for expected in exact]
+    results = [np.where(where, result, 0) for where, result in zip(inside, operation(*arrays), strict=True)]
+    assert all(np.isfinite(np.asarray(result, np.float32)).all() for result in operation(*arrays))
+    if dtype == "float32":
+        for result, expected in zip(results, exact, strict=True):
+            np.testing.assert_allclose(result, expected, rtol=0, atol=2e-5 * max(1.0, float(jnp.abs(expected).max())))
+        return
+    rounded = jax.jit(operation.plain, compiler_options=_COMPILER_OPTIONS)(*arrays)
+    for result, plainly, expected in zip(results, rounded, exact, strict=True):
+        mine, theirs = (np.linalg.norm(np.asarray(values, np.float32) - expected) for values in (result, plainly))
+        assert mine <= 1.05 * theirs
+
+
+def _computed(config: SeemoReConfig, lr: jax.Array, size: tuple[int, int]) -> Any:
+    graph, parameters = nnx.split(SeemoRe(config, rngs=nnx.Rngs(3)))
+
+    def upscale(parameters: nnx.State, lr: jax.Array) -> Any:
+        return nnx.merge(graph, parameters)(lr, size=jnp.asarray(size), return_routing=True)
+
+    return jax.jit(upscale, compiler_options=_COMPILER_OPTIONS)(parameters, lr)
+
+
+@needs_kernels
+def test_values_are_those_of_the_plain_network() -> None:
+    size = 17, 20
+    config = dataclasses.replace(SMALL, implementation="gpu", use_shuffle=False, topk=2, lr_space="linear")
+    assert implementations.chosen_implementation(config) is gpu.apply_network
+    lr = jax.random.uniform(jax.random.key(1), (2, 21, 27, 3))
+    sr, routing = _computed(config, lr, size)
+    expected, expected_routing = _computed(dataclasses.replace(config, implementation="plain"), lr, size)
+    inside = (slice(None), slice(2 * size[0]), slice(2 * size[1]))
+    np.testing.assert_allclose(sr[inside], expected[inside], rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(routing.experts, expected_routing.experts)
+    np.testing.assert_allclose(routing.probabilities, expected_routing.probabilities, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_left_to_the_plain_network(caplog: pytest.LogCaptureFixture) -> None:
+    gpu._warn.cache_clear()
+    config = dataclasses.replace(SMALL, implementation="gpu", embedding_dim=600)
+    with caplog.at_level(logging.WARNING):
+        assert implementations.fused_implementation(config) == ("plain", plain.apply_network)
+        implementations.fused_implementation(config)
+    (record,) = caplog.records
+    assert "embedding needs more shared memory" in record.message
+
+
+@pytest.mark.parametrize("channels", [1, 36, 48, 64, 100, 180])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tiles_fit_into_the_shared_memory_of_the_smallest_gpu(channels: int, dtype: str) -> None:
+    for variant in variants.variants_of(channels, dtype, 8, 11):
+        if variant.tile is not None:
+            assert variant.shared_bytes <= 101_376
+        else:
+            assert channels > 100
+    if channels <= 48:
+        assert all(variant.tile for variant in variants.variants_of(channels, dtype, 14, 33))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_packed_matrices_are_in_the_order_of_the_lanes(dtype: str) -> None:
+    matrix = jnp.arange(40 * 11, dtype=jnp.float32).reshape(40, 11) % 251  # exact in bfloat16
+    fragments = np.asarray(variants.packed(matrix, dtype), np.float32)
+    assert fragments.shape == (3, 2, 128)
+    whole = np.pad(np.asarray(matrix), ((0, 8), (0, 5)))
+    for lane in range(32 if dtype == "bfloat16" else 4):
+        g, t = divmod(lane, 4)
+        block = whole[16:32, 8:16]  # step 1, tile 1
+        if dtype == "bfloat16":
+            expected = [block[2 * t + 8 * i + e, g] for i in (0, 1) for e in (0, 1)]
+            np.testing.assert_array_equal(fragments[1, 1, 4 * lane : 4 * lane + 4], expected)
+        else:
+            for j in range(8):
+                expected = [block[2 * j + e, 2 * t + f] for e in (0, 1) for f in (0, 1)]
+                np.testing.assert_array_equal(fragments[1, 1, 16 * j + 4 * t :][:4], expected)
+
+
+@pytest.mark.parametrize(
+    ("capability", "nvrtc", "word"), [("7.5", "", "this GPU has 7.5"), ("9.0", "there is no NVRTC", "no NVRTC")]
+)
+def test_a_gpu_that_cannot_run_the_kernels_gets_the_plain_network(
+    capability: str, nvrtc: str, word: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu._warn.cache_clear()
+    found = types.SimpleNamespace(device_kind="this GPU", compute_capability=capability)
+    monkeypatch.setattr(device, "unavailable_reason", lambda: nvrtc)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: [found])
+    assert implementations.fused_implementation(SMALL) == ("plain", plain.apply_network)
+    assert [word in record.message for record in caplog.records] == [True]
+
+
+def test_programs_for_other_gpus_take_the_kernels_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "unavailable_reason", lambda: "")
+    with compiling_for("gpu"):
+        assert implementations.chosen_implementation(SMALL) is plain.apply_network
+        named = dataclasses.replace(SMALL, implementation="gpu")
+        assert implementations.chosen_implementation(named) is gpu.apply_network
