@@ -12,7 +12,10 @@ from benchmarks import tpu_networks
 
 REPORT = {
     "roofline": {"matrix": 0.001, "cycles": 0.04, "memory": 0.002, "network": 0.0},
-    "images": 32, "step_seconds": 0.04, "largest_batch": 1234, "fits": True,
+    "images": 32,
+    "step_seconds": 0.04,
+    "largest_batch": 1234,
+    "fits": True,
 }
 
 
