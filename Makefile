@@ -3,7 +3,7 @@
 # make test    style, types and all tests but the slowest (installs what the tests need, too)
 # make test-all    that, and what takes an hour: every command of the README and of docs/, and what it promises of the quickstart
 # make docs    the documentation as a web site, in build/docs; warnings are errors
-# make test-tpu-compile    the training step compiled for 8 and 256 TPU chips, with no TPU (installs libtpu)
+# make test-tpu-compile    training steps compiled for every kind of TPU, as the documentation does it, with no TPU (installs libtpu)
 # make kernels    the CPU kernels compiled again, after a change of the compiler
 # make test-native    the kernels' C++ under sanitizers, for each level of vector instructions that this CPU has; and those for GPUs
 #

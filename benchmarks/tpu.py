@@ -78,8 +78,9 @@ def main() -> None:
     require_libtpu()
     cycles: dict[str, int] = {}
     if "tpu" in chosen.implementations and not chosen.no_kernels:
-        with compiling_for("tpu"):
-            group = trace_group_part(_setting(chosen, "tpu"), "group")
+        setting = _setting(chosen, "tpu")
+        with compiling_for("tpu", setting.devices[0].device_kind):
+            group = trace_group_part(setting, "group")
         cycles = kernel_cycles(group.jaxpr.jaxpr, Topology(chosen.topology))
     rows = []
     for part in chosen.parts:
@@ -128,7 +129,7 @@ def _line(row: Row) -> str:
 
 
 def _measure(part: str, implementation: str, setting: Setting, cycles: dict[str, int]) -> Row:
-    with compiling_for("tpu"):
+    with compiling_for("tpu", setting.devices[0].device_kind):
         traced = _TRACED[part](setting)
     start = time.perf_counter()
     compiled = traced.lower().compile()

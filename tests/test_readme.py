@@ -69,6 +69,7 @@ LEFT_OUT = {
     "configs/seemore_t_x2.py": "trains on DF2K",
     "configs/seemore_t_x3.py": "trains on DF2K",
     "configs/seemore_t_x4.py --workdir": "trains on DF2K",
+    "configs/pod_": "needs a pod of TPUs",
     "launch/": "needs a cluster: tests/launch",
     "--coordinator": "needs several hosts: tests/command_line/test_upscale_spread.py",
     "--topology": "needs libtpu: make test-tpu-compile",

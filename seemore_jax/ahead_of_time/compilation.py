@@ -56,7 +56,7 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
       The result of the compilation.
 
     Raises:
-      InputError: the program does not fit into the memory of a chip.
+      InputError: the program does not fit into the memory of a chip, or the compiler refuses it.
     """
     with _without_locations():
         lowered = traced.lower()
@@ -68,15 +68,25 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
         with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # JAX could not read the entry
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            f"does not fit into the memory of {topology.kind}: {str(error).splitlines()[0]}; "
-            "take a smaller batch, or --config.rematerialize=True"
-        ) from error
+        raise InputError(_refusal(topology, str(error))) from error
     result = Compiled(compiled.as_text() or "", memory_bytes(compiled), time.perf_counter() - start)
     _write_cache(key, dataclasses.asdict(result))
     return result
+
+
+def _refusal(topology: Topology, message: str) -> str:
+    """Returns one line about a program that the compiler refused, with advice."""
+    said = message.splitlines()[0]
+    if "RESOURCE_EXHAUSTED" not in message:
+        return f"the compiler for {topology.kind} refuses the program: {said}; try --config.implementation=plain"
+    if "vmem" in message.lower():
+        return (
+            f"a kernel does not fit into the VMEM of {topology.kind}: {said}; "
+            "take a smaller --config.patch_size, or --config.implementation=plain"
+        )
+    return (
+        f"does not fit into the memory of {topology.kind}: {said}; take a smaller batch, or --config.rematerialize=True"
+    )
 
 
 @contextlib.contextmanager
@@ -111,6 +121,9 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
 
     Returns:
       Cycles by the name of the kernel.
+
+    Raises:
+      InputError: the compiler refuses a kernel.
     """
     cycles: dict[str, int] = {}
     missing: dict[str, bytes] = {}
@@ -155,7 +168,10 @@ def _analyse_in_another_process(programs: dict[str, bytes], topology: Topology) 
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
         command = [sys.executable, "-m", __name__, topology.name, *(str(Path(folder) / name) for name in programs)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise InputError(f"the kernels cannot be compiled by themselves: {said}; --no_kernels leaves out their cycles")
     return json.loads(done.stdout.splitlines()[-1])
 
 

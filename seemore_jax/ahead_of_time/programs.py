@@ -37,7 +37,7 @@ def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size
     def images(side: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
 
-    with compiling_for("tpu"):
+    with compiling_for("tpu", devices[0].device_kind):
         graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
         step = make_train_step(graph, optimizer, mesh, accumulate=experiment.accumulate, ema_decay=experiment.ema_decay)
         stop = jax.ShapeDtypeStruct((len(devices),), jnp.float32)
@@ -58,7 +58,7 @@ def trace_inference(experiment: Experiment, device: jax.Device, height: int, wid
       The traced program, a `jax.stages.Traced`.
     """
     sharding = jax.sharding.SingleDeviceSharding(device)
-    with compiling_for("tpu"):
+    with compiling_for("tpu", device.device_kind):
         graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
 
         def upscale(parameters: nnx.State, images: jax.Array) -> jax.Array:

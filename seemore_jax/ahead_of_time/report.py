@@ -33,12 +33,14 @@ from seemore_jax.training.experiment import Experiment, read_experiment
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The report on one program on one topology. All sizes and counts are those of one chip.
+    """The report on one program on one topology. All sizes and counts are those of one device.
+
+    A device is a chip, or one half of a TPU7x chip.
 
     Attributes:
       topology: the name of the slice, such as "v5e:2x4".
-      chips: the number of chips that run the program; inference runs on one.
-      images: the number of images on each chip: the patches of a step, or 1 for inference.
+      chips: the number of devices that run the program; inference runs on one.
+      images: the number of images on each device: the patches of a step, or 1 for inference.
       memory: bytes, under the keys of `program_cost.memory_bytes`.
       hbm_bytes: the HBM that a program can use, in bytes.
       matrix_flops: FLOPs of products and convolutions, as `matrix_flops` counts them.
@@ -156,9 +158,10 @@ def step_report(
       InputError: the experiment cannot run on this slice, the two batches are equal, or the program does not fit into
         the memory of a chip.
     """
-    images = split_batch(experiment, topology.chips) if batch_per_chip is None else batch_per_chip
-    experiment = dataclasses.replace(experiment, batch_size=images * topology.chips)
-    experiment.check_devices(topology.chips)
+    count = topology.device_count
+    images = split_batch(experiment, count) if batch_per_chip is None else batch_per_chip
+    experiment = dataclasses.replace(experiment, batch_size=images * count)
+    experiment.check_devices(count)
     if second_batch == images:
         raise InputError(f"--second_batch must differ from the {images} images that are compiled first")
     devices = topology.devices()
@@ -166,9 +169,9 @@ def step_report(
     compiled = compile_traced(traced, topology)
     other = None
     if second_batch:
-        other = compile_traced(trace_step(experiment, devices, second_batch * topology.chips), topology).memory
+        other = compile_traced(trace_step(experiment, devices, second_batch * count), topology).memory
     largest = extrapolate_largest_batch(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
-    return _report(topology, topology.chips, images, traced, compiled, kernels, *largest)
+    return _report(topology, count, images, traced, compiled, kernels, *largest)
 
 
 def extrapolate_largest_batch(
@@ -348,6 +351,8 @@ def format_table(title: str, parameter_bytes: int, reports: Sequence[Report]) ->
     lines += list(_ASSUMPTIONS)
     if any(report.kernel_cycles is None for report in reports):
         lines.append("The cycles of the kernels are left out, so the estimate of cycles is a lower bound.")
+    if any(Topology(report.topology).chip.devices > 1 for report in reports):
+        lines.append("A TPU7x chip has two devices. Where the table says chip, it means one of them.")
     # Slices of the same kind of chip with the same batch on each chip have the same predictions.
     for report in {(report.topology.partition(":")[0], report.images): report for report in reports}.values():
         lines += _scaling_lines(report)
@@ -367,7 +372,7 @@ def _scaling_lines(report: Report) -> list[str]:
     lines = ["", f"Prediction, images on each chip kept at {report.images}, from {report.topology}:", ""]
     lines += ["| slice | chips | images in all | all-reduce | efficiency | images/s |", "|---|---|---|---|---|---|"]
     for one in report.scaling:
-        total = report.images * one.chips
+        total = report.images * one.chips * Topology(report.topology).chip.devices
         rate = total / (report.roofline.computing + one.network)
         lines.append(
             f"| {one.name} | {one.chips:,} | {total:,} | {_ms(one.network)} | {one.efficiency:.1%} | {rate:,.0f} |"

@@ -72,10 +72,10 @@ def all_reduce_seconds(payload: int, topology: Topology) -> float:
       topology: the slice.
 
     Returns:
-      Seconds; 0 for a single chip.
+      Seconds; 0 for a single device.
     """
     chip = topology.chip
-    bandwidth, hops = 0.0, 0
+    bandwidth, hops = 0.0, chip.devices - 1
     for side in topology.sides:
         if side > 1:
             ring = side % chip.wraps == 0
@@ -83,6 +83,7 @@ def all_reduce_seconds(payload: int, topology: Topology) -> float:
             hops += side // 2 if ring else side - 1
     if not hops:
         return 0.0
+    # The two devices of a chip reduce over their own link first, of which only the latency counts.
     return 2 * payload / bandwidth + 2 * hops * HOP_SECONDS
 
 

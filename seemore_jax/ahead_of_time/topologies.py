@@ -26,24 +26,26 @@ _NO_TPU_HERE = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The specification of one chip.
+    """The specification of one chip, or of one of its two devices on TPU7x.
 
     Attributes:
       hbm_bytes: the HBM that a program can use, in bytes: the available memory according to the compiler's message
-        about a program that is too large. For v4, v5e and v6e it is less than the nominal 32, 16 and 32 GiB.
+        about a program that is too large. For v4, v5e, v6e and TPU7x it is less than the nominal 32, 16, 32 and 96 GiB.
       hbm_bandwidth: the bandwidth of the HBM in bytes/s.
       peak_flops: the bf16 FLOP/s of the matrix units.
-      clock: cycles/s. Only the clock of v4 is documented. The others follow from the peak, which is 2 · clock ·
-        multipliers of the matrix units: 4 units of 128² for v5e, 8 of 128² for v5p, 4 of 256² for v6e.
+      clock: cycles/s. Only the clock of v4 is documented. Those of v5e, v5p and v6e follow from the peak, which is
+        2 · clock · multipliers of the matrix units: 4 units of 128² for v5e, 8 of 128² for v5p, 4 of 256² for v6e. The
+        clock of TPU7x is that of the compiler's cost analysis, which has 996 TFLOP/s and 4 · 256² multipliers.
       ici_bandwidth: bytes/s of one link to a neighbouring chip, in one direction.
       dcn_bandwidth: bytes/s between pods: the chip's share of the network of its host.
       wraps: an axis of a slice is a ring if its length is a multiple of this number.
-      pod: the layout of the largest slice.
+      pod: the layout of the largest slice that is assumed.
       layouts: the layouts of all slices.
+      devices: number of devices that programs see for each chip.
 
-    Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e} for peak, bandwidth of memory and layouts; "How to Scale Your
-    Model" (Austin et al., 2025; jax-ml.github.io/scaling-book/tpus) for links, DCN and wrap-around; Jouppi et al.
-    2023 (arXiv 2304.01433) for v4's clock; libtpu 0.0.42.1 for the memory.
+    Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} for peak, bandwidth of memory and layouts, and for the
+    links of TPU7x; "How to Scale Your Model" (Austin et al., 2025; jax-ml.github.io/scaling-book/tpus) for links, DCN
+    and wrap-around; Jouppi et al. 2023 (arXiv 2304.01433) for v4's clock; libtpu 0.0.42.1 for the memory.
     """
 
     hbm_bytes: int
@@ -55,6 +57,7 @@ class Chip:
     wraps: int
     pod: str
     layouts: tuple[str, ...]
+    devices: int = 1
 
 
 CHIPS = {
@@ -62,6 +65,8 @@ CHIPS = {
     "v5e": Chip(int(15.75 * _GIB), 819e9, 197e12, 1.5e9, 45e9, 3.125e9, 16, "16x16", _FLAT),
     "v5p": Chip(int(95.74 * _GIB), 2765e9, 459e12, 1.75e9, 90e9, 6.25e9, 4, "16x16x16", _CUBES),
     "v6e": Chip(int(31.25 * _GIB), 1640e9, 918e12, 1.75e9, 90e9, 12.5e9, 16, "16x16", _FLAT),
+    # A link carries 1200 GB/s divided by six links and two directions. A pod has up to 9,216 chips; 4,096 are assumed.
+    "tpu7x": Chip(int(94.75 * _GIB), 3690e9, 1153.5e12, 1.9e9, 100e9, 12.5e9, 4, "16x16x16", _CUBES, devices=2),
 }
 
 
@@ -104,8 +109,13 @@ class Topology:
         """Returns the number of chips in the slice."""
         return math.prod(self.sides)
 
+    @property
+    def device_count(self) -> int:
+        """Returns the number of devices in the slice: one for each chip, or two on TPU7x."""
+        return self.chips * self.chip.devices
+
     def devices(self) -> Sequence[jax.Device]:
-        """Returns one device for each chip. Programs can be compiled for these devices on a machine without a TPU.
+        """Returns the devices of the slice. Programs can be compiled for them on a machine without a TPU.
 
         Raises:
           InputError: libtpu is not installed.

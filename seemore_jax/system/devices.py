@@ -10,14 +10,27 @@ from collections.abc import Iterator
 from seemore_jax.system.errors import InputError
 
 DEVICES = ("cpu", "gpu", "tpu")
-_TARGET: contextvars.ContextVar[str | None] = contextvars.ContextVar("target", default=None)
+# The backend, and the kind of device, that `compiling_for` names.
+_TARGET: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar("target", default=None)
 
 
 def target_backend() -> str:
     """Returns the backend for which programs are traced now: that of `compiling_for`, or JAX's default one."""
     import jax
 
-    return _TARGET.get() or jax.default_backend()
+    target = _TARGET.get()
+    return target[0] if target else jax.default_backend()
+
+
+def target_device_kind() -> str:
+    """Returns the kind of device for which programs are traced now, as JAX names it, such as "TPU v5 lite".
+
+    It is that of `compiling_for`, which may be empty, or that of JAX's first device.
+    """
+    import jax
+
+    target = _TARGET.get()
+    return target[1] if target else jax.devices()[0].device_kind
 
 
 def is_compiling_ahead() -> bool:
@@ -26,13 +39,14 @@ def is_compiling_ahead() -> bool:
 
 
 @contextlib.contextmanager
-def compiling_for(backend: str) -> Iterator[None]:
+def compiling_for(backend: str, device_kind: str = "") -> Iterator[None]:
     """Traces programs for a backend while the block runs, whatever devices this machine has.
 
     Args:
       backend: "cpu", "gpu" or "tpu".
+      device_kind: the kind of device as JAX names it; empty if it does not matter.
     """
-    token = _TARGET.set(backend)
+    token = _TARGET.set((backend, device_kind))
     try:
         yield
     finally:

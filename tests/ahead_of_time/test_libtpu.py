@@ -1,10 +1,14 @@
 """If these fail, the TPU compiler refuses a program, or a training step sends more than one all-reduce of gradients.
 
-A step of one group is compiled where libtpu is installed. The steps for 8 and 256 chips take minutes each:
-`make test-tpu-compile`.
+A step of one group is compiled where libtpu is installed. The commands of the documentation, and the steps for every
+kind of chip, take minutes each: `make test-tpu-compile`.
 """
 
 import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,24 @@ from seemore_jax.training.experiment import Experiment
 
 pytestmark = pytest.mark.needs("libtpu")
 whole = pytest.mark.skipif("SEEMORE_TPU_COMPILE" not in os.environ, reason="takes minutes: make test-tpu-compile")
+ROOT = Path(__file__).parents[2]
+# As README.md and docs/ write them, without comments.
+COMMANDS = sorted(
+    {
+        line.partition(" #")[0].strip()
+        for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+        for line in page.read_text().splitlines()
+        if line.startswith("python -m seemore_jax compile ")
+    }
+)
+# A part of the table of `benchmarks.tpu_networks`: each variant, scale, type and kind of chip is in it.
+STEPS = [
+    ("T", 4, "bfloat16", "v4:2x2x1", 96),
+    ("B", 3, "float32", "v5p:2x2x1", 64),
+    ("L", 2, "bfloat16", "v6e:2x2", 128),
+    ("B", 2, "bfloat16", "tpu7x:2x2x1", 48),
+    ("L", 4, "float32", "v5e:2x4", 64),
+]
 BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
 KERNELS = {f"{block}_{way}" for block in BLOCKS for way in ("forward", "backward")}
 
@@ -32,9 +54,9 @@ def libtpu() -> None:
     require_libtpu()
 
 
-def experiment(scale: int, **fields: Any) -> Experiment:
-    config = recipe("T", scale)
-    config.compute_dtype, config.precision = "bfloat16", "default"
+def experiment(scale: int, variant: str = "T", dtype: str = "bfloat16", **fields: Any) -> Experiment:
+    config = recipe(variant, scale)
+    config.compute_dtype, config.precision = dtype, "default" if dtype == "bfloat16" else "highest"
     config.update(fields)
     return Experiment.of(config)
 
@@ -64,11 +86,35 @@ def test_a_step_of_one_group_compiles_with_its_kernels(tmp_path: Path, monkeypat
     assert compile_traced(trace_step(config, topology.devices(), 4), topology) == compiled  # read from the cache
 
 
+def test_the_documentation_has_commands_to_compile() -> None:
+    assert len(COMMANDS) >= 3
+    assert any(re.search(r"--config=configs/seemore_t_x4.py --topology=v5e:16x16$", command) for command in COMMANDS)
+
+
 @whole
-@pytest.mark.parametrize("name", ["v5e:2x4", "v5e:16x16", "v4:2x2x1", "v5p:2x2x1", "v6e:2x2"])
-def test_the_step_of_any_chips_sends_one_all_reduce(name: str) -> None:
-    config = experiment(4)
-    report = step_report(config, Topology(name), 32, None, kernels=False)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_documentation_runs(command: str, tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| fits | yes |" in done.stdout
+    assert ("| collectives | none |" if "--inference" in command else "| collectives | 1 all-reduce of ") in done.stdout
+
+
+@whole
+@pytest.mark.parametrize(("variant", "scale", "dtype", "name", "patch"), STEPS)
+def test_the_step_of_any_chips_sends_one_all_reduce(
+    variant: str, scale: int, dtype: str, name: str, patch: int
+) -> None:
+    config = experiment(scale, variant, dtype, patch_size=patch)
+    report = step_report(config, Topology(name), 4, None, kernels=False)
     assert is_the_one_all_reduce(report.collectives, config)
     assert_it_fits(report)
 

@@ -33,6 +33,7 @@ def test_a_step_takes_its_slowest_resource_and_then_communicates() -> None:
         ("v5e:16x16", 4, 16),
         ("v5p:4x4x8", 6, 2 + 2 + 4),
         ("v5p:2x2x1", 2, 2),
+        ("tpu7x:2x2x1", 2, 2 + 1),  # the two devices of a chip are one hop apart
     ],
 )
 def test_an_all_reduce_uses_the_links_of_its_axes(name: str, links: int, hops: int) -> None:
@@ -65,8 +66,14 @@ def test_scaling_ends_at_4096_chips_and_efficiency_falls(kind: str) -> None:
 def test_clocks_are_those_of_the_peaks() -> None:
     """The clock is the peak divided by two FLOPs of each multiplier."""
     multipliers = {"v4": 8 * 128**2, "v5e": 4 * 128**2, "v5p": 8 * 128**2, "v6e": 4 * 256**2}
-    for kind, chip in CHIPS.items():
+    for kind in multipliers:
+        chip = CHIPS[kind]
         assert chip.clock == pytest.approx(chip.peak_flops / 2 / multipliers[kind], rel=0.005)
+
+
+def test_a_tpu7x_chip_is_two_devices() -> None:
+    assert (Topology("tpu7x:2x2x1").chips, Topology("tpu7x:2x2x1").device_count) == (4, 8)
+    assert Topology("v5p:2x2x1").device_count == 4
 
 
 def test_the_largest_batch_fills_the_memory_and_no_more() -> None:

@@ -1,8 +1,9 @@
 """Pallas kernels that compute a block of stages, forward and backward, with a whole image in VMEM.
 
 The forward kernel applies the stages in order. The backward kernel recomputes the maps from the block's inputs and then
-goes through the stages in reverse order; JAX differentiates each stage inside the kernel. If an image does not fit into
-VMEM, XLA computes the same stages.
+goes through the stages in reverse order; JAX differentiates each stage inside the kernel. Each kernel asks for the VMEM
+that it needs. If the maps of an image do not fit, XLA computes the same stages. The gradient, for which a kernel needs
+more than for the values, may be left to XLA alone.
 """
 
 import dataclasses
@@ -18,9 +19,9 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 from seemore_jax.network.implementations.pallas_arithmetic import IN_KERNELS, IN_XLA
+from seemore_jax.network.implementations.pallas_memory import kernel_bytes, vmem_bytes
 from seemore_jax.network.implementations.pallas_stages import (
     LANES,
-    VMEM_BYTES,
     Block,
     BlockWeights,
     MapShape,
@@ -50,10 +51,11 @@ def apply(
       The outputs of the block, in the compute dtype.
     """
     weights, per_image = dict(weights), dict(per_image)
-    if not block.fits(shape):
+    kernels = _BlockKernels(block, shape, tuple(sorted(weights)), tuple(sorted(per_image)))
+    arrays = (*_leaves(weights), *_leaves(per_image), *maps)
+    if not kernels.forward_fits(arrays):
         return _by_xla(block, shape, weights, per_image, maps)
-    operation = fused(block, shape, tuple(sorted(weights)), tuple(sorted(per_image)))
-    return operation(*_leaves(weights), *_leaves(per_image), *maps)
+    return fused(kernels, kernels.backward_fits(arrays))(*arrays)
 
 
 def _leaves(weights: BlockWeights) -> list[Array]:
@@ -62,18 +64,16 @@ def _leaves(weights: BlockWeights) -> list[Array]:
 
 
 @functools.cache
-def fused(block: Block, shape: MapShape, shared: tuple[str, ...], own: tuple[str, ...]) -> FusedOperation:
-    """Returns a block as a fused operation on the weights in `shared`, those in `own`, and the maps, in this order.
+def fused(kernels: "_BlockKernels", with_backward: bool) -> FusedOperation:
+    """Returns a block as a fused operation on its shared weights, its own weights, and its maps, in this order.
 
     Args:
-      block: the block.
-      shape: shape of the feature maps.
-      shared: names of the weights that all images share.
-      own: names of the weights that differ between images.
+      kernels: the functions of the operation.
+      with_backward: whether a kernel computes the gradient; otherwise it is that of the stages in XLA.
     """
-    kernels = _BlockKernels(block, shape, shared, own)
-    batched = tuple(range(len(shared), kernels.weight_count + len(block.inputs)))
-    return FusedOperation(block.name, kernels.by_xla, kernels.forward, kernels.backward, batched)
+    batched = tuple(range(len(kernels.shared), kernels.weight_count + len(kernels.block.inputs)))
+    backward = kernels.backward if with_backward else None
+    return FusedOperation(kernels.block.name, kernels.by_xla, kernels.forward, backward, batched)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,34 +101,54 @@ class _BlockKernels:
         per_image = dict(zip(self.own, arrays[len(self.shared) :], strict=False))
         return _by_xla(self.block, self.shape, weights, per_image, arrays[self.weight_count :])
 
+    def forward_fits(self, arrays: Arrays) -> bool:
+        """Returns whether the forward kernel fits into the VMEM of the device."""
+        return self._vmem("forward", (*arrays, *self._results(arrays))) <= vmem_bytes()
+
+    def backward_fits(self, arrays: Arrays) -> bool:
+        """Returns whether the backward kernel, which keeps more maps, fits into the VMEM of the device."""
+        given = (*arrays, *self._results(arrays))
+        return self._vmem("backward", (*given, *self._gradients(arrays))) <= vmem_bytes()
+
     def forward(self, *arrays: Array) -> Arrays:
-        like = arrays[self.weight_count]
-        results = [jax.ShapeDtypeStruct(like.shape, like.dtype)] * len(self.block.outputs)
-        return self._call("forward", self._forward_kernel, arrays, results, len(self.block.buffers))
+        return self._call("forward", self._forward_kernel, arrays, self._results(arrays))
 
     def backward(self, arrays: Arrays, cotangents: Arrays) -> Arrays:
-        weights, maps = arrays[: self.weight_count], arrays[self.weight_count :]
-        results = [jax.ShapeDtypeStruct(weight.shape, jnp.float32) for weight in weights]
-        results += [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in maps]
-        cotangents = tuple(cotangent.astype(maps[0].dtype) for cotangent in cotangents)
-        buffers = 2 * len(self.block.buffers) + len(self.block.inputs)
-        return self._call("backward", self._backward_kernel, (*weights, *maps, *cotangents), results, buffers)
+        dtype = arrays[self.weight_count].dtype
+        given = (*arrays, *(cotangent.astype(dtype) for cotangent in cotangents))
+        return self._call("backward", self._backward_kernel, given, self._gradients(arrays))
+
+    def _results(self, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
+        like = arrays[self.weight_count]
+        return [jax.ShapeDtypeStruct(like.shape, like.dtype)] * len(self.block.outputs)
+
+    def _gradients(self, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
+        return [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in arrays]  # all weights are float32
+
+    def _buffers(self, way: str) -> int:
+        """Returns the number of maps that the kernel "forward" or "backward" keeps in VMEM."""
+        kept = len(self.block.buffers)
+        return kept if way == "forward" else 2 * kept + len(self.block.inputs)
+
+    def _vmem(self, way: str, arrays: Sequence[Any]) -> int:
+        """Returns the VMEM in bytes that the kernel "forward" or "backward" needs for its arguments and results."""
+        masks = jax.eval_shape(self._masks)
+        return kernel_bytes(
+            self.block, self.shape, (masks, *arrays), buffers=self._buffers(way), backward=way == "backward"
+        )
+
+    def _masks(self) -> Array:
+        return column_masks(self.shape, self.block.reach, self.block.halo)
 
     def _call(
-        self,
-        name: str,
-        kernel: Callable[..., None],
-        arrays: Sequence[Array],
-        results: Sequence[jax.ShapeDtypeStruct],
-        buffers: int,
+        self, way: str, kernel: Callable[..., None], arrays: Sequence[Array], results: Sequence[jax.ShapeDtypeStruct]
     ) -> Arrays:
         """Runs a kernel for each image in turn: compiled on a TPU, interpreted on other platforms.
 
         JAX chooses when it lowers the program, so that a host with only a CPU can compile a program for a TPU.
         """
         block, shape = self.block, self.shape
-        masks = column_masks(shape, block.reach, block.halo)
-        arguments = [masks, *arrays]
+        arguments = [self._masks(), *arrays]
         call = functools.partial(
             pl.pallas_call,
             kernel,
@@ -137,10 +157,11 @@ class _BlockKernels:
             out_specs=[_spec(result.shape) for result in results],
             # The kernel ignores the axes of the mesh over which arrays vary.
             out_shape=[result.update(manual_axis_type=jax.sharding.ManualAxisType()) for result in results],
-            scratch_shapes=[pltpu.VMEM((shape.rows, shape.lanes + 2 * block.halo), jnp.float32)] * buffers,
-            name=f"{block.name}_{name}",
+            scratch_shapes=[pltpu.VMEM((shape.rows, shape.lanes + 2 * block.halo), jnp.float32)] * self._buffers(way),
+            name=f"{block.name}_{way}",
         )
-        on_tpu = call(compiler_params=pltpu.CompilerParams(vmem_limit_bytes=VMEM_BYTES + 16 * 2**20))
+        needed = self._vmem(way, (*arrays, *results))
+        on_tpu = call(compiler_params=pltpu.CompilerParams(vmem_limit_bytes=needed))
         return tuple(jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=call(interpret=True)))
 
     def _forward_kernel(self, *references: Any) -> None:

@@ -23,8 +23,6 @@ LANES = 128
 SUBLANES = 8
 # Pixels of a chunk. Long chunks recompute fewer neighbouring pixels; short chunks keep more values in registers.
 _CHUNK = 1024
-# VMEM for feature maps. A v5e or v6e has 128 MiB; the compiler needs the rest.
-VMEM_BYTES = 100 * 2**20
 
 BlockWeights = Mapping[str, Array]
 
@@ -200,18 +198,6 @@ class Block:
     def halo(self) -> int:
         """Largest halo of all stages, in pixels."""
         return max(stage.halo for stage in self.stages)
-
-    def fits(self, shape: MapShape) -> bool:
-        """Returns whether the maps of the backward kernel fit into VMEM. The forward kernel has fewer maps.
-
-        Args:
-          shape: shape of the feature maps.
-        """
-        row = shape.rows * (shape.lanes + 2 * self.halo) * 4
-        buffers = 2 * len(self.buffers) + len(self.inputs)
-        streamed = 2 * (2 * len(self.inputs) + len(self.outputs))  # two buffers for each, at most float32
-        masks = round_up(2 * self.reach + 1, SUBLANES) * (shape.lanes + 2 * self.halo) * 4
-        return (buffers + streamed) * row + 2 * masks < VMEM_BYTES
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -12,9 +12,12 @@ import pytest
 from flax import nnx
 from jax.experimental import topologies
 
+from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import pallas_kernels, pallas_stages, plain, tpu
+from seemore_jax.network.implementations.pallas_memory import vmem_bytes
 from seemore_jax.network.implementations.pallas_stages import MapShape
+from seemore_jax.system.devices import compiling_for
 
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
 _FULL = ("float32", "highest")
@@ -110,7 +113,7 @@ def test_values_and_gradients_are_those_of_the_plain_implementation(
 ) -> None:
     # An odd size.
     if not fused:
-        monkeypatch.setattr(pallas_stages, "VMEM_BYTES", 0)
+        monkeypatch.setattr(pallas_kernels, "vmem_bytes", lambda: 0)
         monkeypatch.setattr(tpu, "_DENSE_PIXELS", 0)
     routing = _assert_same(_small(topk=2), (3, 13, 17))
     assert len(np.unique(routing.experts[:, 0, 0])) > 1, "the images should choose different experts"
@@ -201,12 +204,57 @@ def test_the_resize_matrix_is_the_resize(size: int, target: int) -> None:
     np.testing.assert_allclose(tpu._resize_matrix(size, target), expected, atol=1e-6)
 
 
-def test_what_fits_into_memory_is_fused_and_what_does_not_is_not() -> None:
-    config = SeemoReConfig.variant("T")
-    for side, fits in ((64, True), (2048, False)):
-        image = MapShape.of(side, side, config)
-        assert tpu.blocks.feed_forward(image).fits(image) == fits
-        assert tpu.blocks.enhancement(image, 11).fits(image) == fits
+def _kernels_used(kind: str, variant: str, dtype: str, height: int, width: int) -> dict[str, int]:
+    """Returns the VMEM in bytes that each kernel asks for in the gradient of one residual group."""
+    config = SeemoReConfig.variant(variant, num_layers=1, compute_dtype=dtype, precision=dict([_FULL, _HALF])[dtype])
+    graph: Any
+    graph, parameters = nnx.split(SeemoRe.abstract(config).groups)
+    x = jax.ShapeDtypeStruct((2, height, width, config.embedding_dim), dtype)
+
+    def total(parameters: Any, x: Any) -> Any:
+        return jnp.sum(tpu.apply_groups(nnx.merge(graph, parameters), x, config)[0].astype(jnp.float32))
+
+    with compiling_for("tpu", kind):
+        program = jax.jit(jax.grad(total)).trace(parameters, x).jaxpr.jaxpr
+    return {
+        str(equation.params["name"]): equation.params["compiler_params"].vmem_limit_bytes
+        for equation in equations(program, "pallas_call")
+        if not equation.params["interpret"]
+    }
+
+
+_BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
+_FORWARD = {f"{block}_forward" for block in _BLOCKS}
+_ALL = _FORWARD | {f"{block}_backward" for block in _BLOCKS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant", "dtype", "size", "expected"),
+    [
+        ("TPU v5 lite", "L", "float32", (64, 64), _ALL),
+        ("TPU v4", "T", "bfloat16", (64, 64), _ALL),
+        # Where only the forward kernel fits, XLA computes the gradient.
+        ("TPU v4", "T", "bfloat16", (96, 96), _ALL - {"enhancement_backward", "mixing_backward"}),
+        ("TPU7x", "T", "bfloat16", (180, 320), _FORWARD),
+        ("TPU v5 lite", "T", "bfloat16", (1024, 1024), set()),
+    ],
+)
+def test_kernels_ask_for_what_they_need_and_xla_takes_what_does_not_fit(
+    kind: str, variant: str, dtype: str, size: tuple[int, int], expected: set[str]
+) -> None:
+    used = _kernels_used(kind, variant, dtype, *size)
+    assert used.keys() == expected
+    with compiling_for("tpu", kind):
+        assert all(limit <= vmem_bytes() for limit in used.values())
+    if size == (64, 64):
+        assert max(used.values()) < 20 * 2**20, "a kernel asks for much more than its maps need"
+
+
+def test_a_tpu_that_is_not_known_has_little_memory() -> None:
+    with compiling_for("tpu", "TPU v99"):
+        assert vmem_bytes() == 16 * 2**20
+    with compiling_for("tpu", "TPU7x"):
+        assert vmem_bytes() == 64 * 2**20
 
 
 @pytest.mark.needs("libtpu")

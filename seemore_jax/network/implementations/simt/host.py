@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from seemore_jax.network.implementations.simt.variants import Variant
 from seemore_jax.system.files import atomic_write, user_cache
 
 FOLDER = Path(__file__).parent
-# As for the kernels of the CPU (`native`).
+# As for the kernels of the CPU (`CMakeLists.txt`), for this CPU alone.
 FLAGS = ("-std=gnu++17", "-O2", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror")
 
 
@@ -25,7 +26,7 @@ def command(variant: Variant) -> list[str]:
       variant: the kernel.
     """
     macros = [f"-D{name}={value}" for name, value in variant.definitions().items()]
-    return [*native.compiler(), *macros, "-I", str(FOLDER), "-isystem", jax.ffi.include_dir()]
+    return [*_compiler(), *macros, "-I", str(FOLDER), "-isystem", jax.ffi.include_dir()]
 
 
 @functools.cache
@@ -56,14 +57,24 @@ def registered(variant: Variant) -> str:
 def unavailable_reason() -> str:
     """Returns why the kernels cannot be compiled for a CPU; an empty string if there is a compiler."""
     try:
-        native.identity()
+        _compiler_version()
     except (OSError, subprocess.SubprocessError) as error:
         return f"there is no C++ compiler ({error})"
     return ""
 
 
+def _compiler() -> list[str]:
+    """Returns the command of the C++ compiler: the words of the environment variable `CXX`, by default `c++`."""
+    return os.environ.get("CXX", "").split() or ["c++"]
+
+
+def _compiler_version() -> str:
+    return subprocess.run([*_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
+
+
 def _identity(variant: Variant) -> str:
     """Returns a digest of everything that the binary depends on."""
     sources = b"".join(path.read_bytes() for path in sorted([*FOLDER.glob("*.h"), *FOLDER.glob("*.cc")]))
-    text = f"{variant} {variant.definitions()} {FLAGS} {native.identity()} {jaxlib.__version__}"
+    machine = f"{_compiler()} {_compiler_version()} {native.cpu_name()} {native.identity()} {jaxlib.__version__}"
+    text = f"{variant} {variant.definitions()} {FLAGS} {machine}"
     return hashlib.sha256(text.encode() + sources).hexdigest()[:16]

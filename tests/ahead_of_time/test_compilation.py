@@ -1,0 +1,53 @@
+"""If these fail, a program that the TPU's compiler refuses ends in a traceback, or in advice that does not help."""
+
+import subprocess
+from typing import Any
+
+import jax
+import pytest
+
+from seemore_jax.ahead_of_time import compilation
+from seemore_jax.ahead_of_time.topologies import Topology
+from seemore_jax.system.errors import InputError
+
+
+class Refused:
+    """Stands for a traced program that the compiler refuses with a message."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def lower(self) -> "Refused":
+        return self
+
+    def as_text(self) -> str:
+        return self.message
+
+    def compile(self) -> Any:
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, 20G of 15G\nmore", "take a smaller batch"),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 19.24M of 16.00M vmem.\nmore", "patch_size"),
+        ("INTERNAL: Mosaic failed to compile TPU kernel\nmore", "--config.implementation=plain"),
+    ],
+)
+def test_what_the_compiler_refuses_is_one_line_with_advice(
+    message: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "_key", lambda *_: "no such result")
+    with pytest.raises(InputError, match=advice) as refused:
+        compilation.compile_traced(Refused(message), Topology("v4:2x2x1"))
+    assert "\n" not in str(refused.value)
+    assert message.splitlines()[0] in str(refused.value)
+
+
+def test_a_kernel_that_is_refused_by_itself_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = subprocess.CompletedProcess([], 1, "", "Traceback\n  of many lines\nJaxRuntimeError: too large\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
+    with pytest.raises(InputError, match="JaxRuntimeError: too large; --no_kernels") as error:
+        compilation._analyse_in_another_process({"name": b""}, Topology("v4:2x2x1"))
+    assert "\n" not in str(error.value)
