@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from seemore_jax.ahead_of_time.gpus import GpuTopology, compiler_options
+from seemore_jax.ahead_of_time.gpus import NO_TILES, GpuTopology, compiler_options
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import memory_bytes
 from seemore_jax.ahead_of_time.targets import Target
@@ -63,13 +63,18 @@ def compile_traced(traced: Any, topology: Target) -> Compiled:
     options = compiler_options() if isinstance(topology, GpuTopology) else {}
     with _without_locations():
         lowered = traced.lower(lowering_platforms=("cuda",)) if options else traced.lower()
-    key = _key(topology.name, lowered.as_text().encode())
+    key = _key(f"{topology.name}{options or ''}", lowered.as_text().encode())
     if cached := _read_cache(key):
         return Compiled(**cached)
     start = time.perf_counter()
     try:
         with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # JAX could not read the entry
-            compiled = lowered.compile(compiler_options=options)
+            try:
+                compiled = lowered.compile(compiler_options=options)
+            except jax.errors.JaxRuntimeError as error:
+                if NO_TILES not in str(error):
+                    raise
+                compiled = lowered.compile(compiler_options=compiler_options(fused_products=False))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -226,13 +226,19 @@ def require_cuda_plugin() -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def compiler_options() -> dict[str, Any]:
+# XLA's message where it finds no tiles for a matrix product without autotuning.
+NO_TILES = "Couldn't find output tile sizes"
+
+
+def compiler_options(*, fused_products: bool = True) -> dict[str, Any]:
     """Returns the options with which XLA compiles for a GPU that this machine does not have.
 
-    There is nothing to autotune on. Without autotuning, XLA's fusion of matrix products by Triton finds no tiles for
-    a product of this network and gives up, so it is off; cuBLAS computes the products then.
+    Args:
+      fused_products: whether XLA fuses matrix products with what comes before and after them, by Triton, as it does by
+        default. There is nothing to autotune on here, and without autotuning XLA finds no tiles for some products
+        (`NO_TILES`), as for the resizing by a factor that is not whole. Without fusion, cuBLAS computes all products.
     """
-    options: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+    options: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": fused_products}
     found = importlib.util.find_spec("nvidia")
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (Path(folder) / "cuda_nvcc").is_dir():

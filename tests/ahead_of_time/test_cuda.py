@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import compile_traced
-from seemore_jax.ahead_of_time.gpus import GpuTopology, require_cuda_plugin
+from seemore_jax.ahead_of_time.gpus import GpuTopology, compiler_options, require_cuda_plugin
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
-from seemore_jax.network import SeemoRe
+from seemore_jax.exporting.load_stablehlo import load_stablehlo
+from seemore_jax.exporting.stablehlo import to_stablehlo
+from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.training.experiment import Experiment
 
 pytestmark = pytest.mark.needs("cuda")
@@ -83,3 +86,20 @@ def test_inference_compiles_and_sends_nothing(dtype: str) -> None:
     report = inference_report(experiment(4, compute_dtype=dtype), GpuTopology("h100:1"), 480, 640, kernels=True)
     assert report.collectives == ()
     assert_it_fits(report)
+
+
+@whole
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 131), (480, 640)])
+def test_an_exported_file_compiles_for_a_gpu(height: int, width: int, tmp_path: Path) -> None:
+    """Compiles from the file alone, whose program knows neither the sizes nor the device."""
+    file = tmp_path / "network.stablehlo"
+    file.write_bytes(to_stablehlo(SeemoRe(SeemoReConfig.variant("T", 4), rngs=nnx.Rngs(0))))
+    sharding = jax.sharding.SingleDeviceSharding(GpuTopology("h100:1").devices()[0])
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32, sharding=sharding)
+    traced = load_stablehlo(file).trace(image)
+    compiled = traced.lower(lowering_platforms=("cuda",)).compile(
+        compiler_options=compiler_options(fused_products=False)
+    )
+    (output,) = jax.tree.leaves(compiled.out_info)
+    assert output.shape == (1, 4 * height, 4 * width, 3)
+    assert program_cost(compiled.as_text()).kernel_launches > 100
