@@ -4,6 +4,7 @@
 # make test-all    that, and what takes an hour: every command of the README and of docs/, and what it promises of the quickstart
 # make docs    the documentation as a web site, in build/docs; warnings are errors
 # make test-tpu-compile    training steps compiled for every kind of TPU, as the documentation does it, with no TPU (installs libtpu)
+# make test-gpu-compile    the training step and inference compiled for NVIDIA GPUs, with no GPU (installs CUDA, 5.5 GB)
 # make kernels    the CPU kernels compiled again, after a change of the compiler
 # make test-native    the kernels' C++ under sanitizers, for each level of vector instructions that this CPU has; and those for GPUs
 #
@@ -31,8 +32,10 @@ NATIVE := seemore_jax/network/implementations/native
 
 # Where libtpu is: not in $(VENV), where JAX would look for a TPU at each start.
 TPU_VENV := build/tpu-venv
+# Where CUDA is: another environment, for the same reason.
+GPU_VENV := build/gpu-venv
 
-.PHONY: demo docs kernels quick test test-all test-native test-tpu-compile lint types unit constraints clean
+.PHONY: demo docs kernels quick test test-all test-native test-tpu-compile test-gpu-compile lint types unit constraints clean
 
 kernels: $(VENV)/runtime
 	$(PIP) --no-deps --editable .
@@ -69,6 +72,15 @@ test-all: test
 
 test-tpu-compile: $(TPU_VENV)/libtpu
 	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
+
+test-gpu-compile: $(GPU_VENV)/cuda
+	JAX_PLATFORMS=cpu SEEMORE_GPU_COMPILE=1 SEEMORE_REQUIRE=cuda $(GPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_cuda.py
+
+$(GPU_VENV)/cuda: $(VENV)/test
+	$(PYTHON) -m venv --clear $(GPU_VENV)
+	echo $(abspath $(VENV))/lib/python*/site-packages > $$(echo $(GPU_VENV)/lib/python*/site-packages)/test.pth
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(PINS) 'jax[cuda12]'
+	touch $@
 
 $(TPU_VENV)/libtpu: $(VENV)/test
 	$(PYTHON) -m venv --clear $(TPU_VENV)

@@ -94,12 +94,11 @@ def test_bicubic_alone(benchmark_data: Path, tmp_path: Path) -> None:
 _SEVERAL = """
 import json, os, sys
 import eval
-from seemore_jax.command_line.scripts import run_script
 
 for arguments in json.loads(sys.argv[1]):
     if os.fork() == 0:
         sys.argv = ["eval.py", *arguments]
-        run_script(eval.main)
+        eval.main(sys.argv)
     _, status = os.wait()
     print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), file=sys.stderr, flush=True)
 """

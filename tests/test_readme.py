@@ -72,7 +72,7 @@ LEFT_OUT = {
     "configs/pod_": "needs a pod of TPUs",
     "launch/": "needs a cluster: tests/launch",
     "--coordinator": "needs several hosts: tests/command_line/test_upscale_spread.py",
-    "--topology": "needs libtpu: make test-tpu-compile",
+    "--topology": "needs libtpu or the CUDA plugin: make test-tpu-compile, make test-gpu-compile",
     "xpk": "needs a cluster",
     "benchmarks.tpu": "needs libtpu: make test-tpu-compile",
     "--placement device": "needs a GPU",

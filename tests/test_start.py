@@ -80,7 +80,7 @@ def test_what_must_be_there_fails(tmp_path: Path) -> None:
     assert "left out: 1 test: no luck (1)" in done.stdout
     done = run(tmp_path, SEEMORE_REQUIRE="chrome")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "SEEMORE_REQUIRE: chrome is none of axe, chromium, compiler, images, libtpu" in done.stderr
+    assert "SEEMORE_REQUIRE: chrome is none of axe, chromium, compiler, cuda, images, libtpu" in done.stderr
 
 
 def test_the_line_counts_by_reason() -> None:

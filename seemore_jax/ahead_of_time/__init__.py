@@ -1,4 +1,4 @@
-"""Compiles programs for TPUs on machines without a TPU, and estimates their memory, time and communication.
+"""Compiles programs for TPUs and GPUs on machines without one, and estimates their memory, time and communication.
 
-Nothing is measured on a TPU. The figures come from the compiler (libtpu), or are estimates and marked as such.
+Nothing is measured on a TPU or a GPU. The figures come from the compiler, or are estimates and marked as such.
 """

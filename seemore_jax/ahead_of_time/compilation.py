@@ -1,4 +1,4 @@
-"""Compiles traced programs for TPUs, and caches the results on disk, so that a second report takes seconds.
+"""Compiles traced programs for TPUs and GPUs, and caches the results on disk, so that a second report takes seconds.
 
 JAX's own compilation cache cannot read programs that libtpu has compiled without a TPU.
 """
@@ -21,13 +21,15 @@ from typing import Any
 
 import jax
 
+from seemore_jax.ahead_of_time.gpus import NO_TILES, GpuTopology, compiler_options
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import memory_bytes
+from seemore_jax.ahead_of_time.targets import Target
 from seemore_jax.ahead_of_time.topologies import Topology
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write, user_cache
 
-_VERSIONED = ("jax", "jaxlib", "libtpu")
+_VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +47,12 @@ class Compiled:
     seconds: float
 
 
-def compile_traced(traced: Any, topology: Topology) -> Compiled:
+def compile_traced(traced: Any, topology: Target) -> Compiled:
     """Compiles a program for a topology, or reads the result from the user's cache.
 
     Args:
       traced: a `jax.stages.Traced`, such as `programs.trace_step` returns.
-      topology: the TPU slice to compile for.
+      topology: the TPU slice or the GPUs to compile for.
 
     Returns:
       The result of the compilation.
@@ -58,15 +60,21 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
     Raises:
       InputError: the program does not fit into the memory of a chip, or the compiler refuses it.
     """
+    options = compiler_options() if isinstance(topology, GpuTopology) else {}
     with _without_locations():
-        lowered = traced.lower()
-    key = _key(topology.name, lowered.as_text().encode())
+        lowered = traced.lower(lowering_platforms=("cuda",)) if options else traced.lower()
+    key = _key(f"{topology.name}{options or ''}", lowered.as_text().encode())
     if cached := _read_cache(key):
         return Compiled(**cached)
     start = time.perf_counter()
     try:
         with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # JAX could not read the entry
-            compiled = lowered.compile()
+            try:
+                compiled = lowered.compile(compiler_options=options)
+            except jax.errors.JaxRuntimeError as error:
+                if NO_TILES not in str(error):
+                    raise
+                compiled = lowered.compile(compiler_options=compiler_options(fused_products=False))
     except jax.errors.JaxRuntimeError as error:
         raise InputError(_refusal(topology, str(error))) from error
     result = Compiled(compiled.as_text() or "", memory_bytes(compiled), time.perf_counter() - start)
@@ -74,7 +82,7 @@ def compile_traced(traced: Any, topology: Topology) -> Compiled:
     return result
 
 
-def _refusal(topology: Topology, message: str) -> str:
+def _refusal(topology: Topology | GpuTopology, message: str) -> str:
     """Returns one line about a program that the compiler refused, with advice."""
     said = message.splitlines()[0]
     if "RESOURCE_EXHAUSTED" not in message:
@@ -194,9 +202,17 @@ def _analyse(topology: Topology, files: Sequence[Path]) -> dict[str, int]:
 
 
 def _key(target: str, program: bytes) -> str:
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in _VERSIONED]
+    found = {name: importlib.metadata.version(name) for name in _VERSIONED if _is_installed(name)}
+    versions = [f"{name} {version}" for name, version in found.items()]
     flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     return hashlib.sha256("\n".join([target, *versions, *flags]).encode() + b"\n" + program).hexdigest()
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _read_cache(key: str) -> dict[str, Any] | None:

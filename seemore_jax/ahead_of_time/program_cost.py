@@ -1,4 +1,4 @@
-"""Computes what a compiled TPU program costs, from its optimised HLO text: memory traffic, cycles and collectives.
+"""Computes what a compiled program costs, from its optimised HLO text: memory traffic, cycles and collectives.
 
 XLA's own `cost_analysis()["bytes accessed"]` also counts operands that stay in VMEM, counts the body of a loop once,
 and leaves custom calls out. This module visits each instruction as often as it runs. All figures come from the output
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from seemore_jax.ahead_of_time.hlo import Computations, Instruction, parse_module
+from seemore_jax.ahead_of_time.hlo import ArrayShape, Computations, Instruction, parse_module
 
 _COLLECTIVES = (
     "all-reduce",
@@ -73,12 +73,14 @@ class ProgramCost:
       xla_cycles: the sum of XLA's `estimated_cycles`, which does not include Pallas kernels.
       kernels: the calls of Pallas kernels. `hbm_bytes` includes what they read and write.
       collectives: the communication between devices.
+      kernel_launches: how many instructions run by themselves; on a GPU, each of them starts at least one kernel.
     """
 
     hbm_bytes: int
     xla_cycles: int
     kernels: tuple[KernelCall, ...]
     collectives: tuple[Collective, ...]
+    kernel_launches: int
 
 
 def program_cost(hlo_text: str) -> ProgramCost:
@@ -98,18 +100,19 @@ def program_cost(hlo_text: str) -> ProgramCost:
       ValueError: the text is not an HLO module with an entry computation.
     """
     computations, entry = parse_module(hlo_text)
-    hbm_bytes, cycles = 0, 0
+    hbm_bytes, cycles, launches = 0, 0, 0
     kernels, collectives = [], []
     for times, computation, instruction in _executed(computations, entry, 1):
         traffic = _traffic(instruction, computation, computations)
         hbm_bytes += times * traffic
         cycles += times * instruction.estimated_cycles
+        launches += times * (instruction.opcode not in _FREE)
         kind = instruction.opcode.removesuffix("-start")
         if kind in _COLLECTIVES:
             collectives.append(Collective(kind, _payload(instruction), times))
         for kernel in _kernels(instruction, computations):
             kernels.append(KernelCall(_kernel_name(kernel), instruction.name, traffic, times))
-    return ProgramCost(hbm_bytes, cycles, tuple(kernels), tuple(collectives))
+    return ProgramCost(hbm_bytes, cycles, tuple(kernels), tuple(collectives), launches)
 
 
 def memory_bytes(compiled: Any) -> dict[str, int]:
@@ -190,13 +193,22 @@ def _traffic(instruction: Instruction, computation: Mapping[str, Instruction], c
         return _asynchronous_traffic(instruction)
     if instruction.opcode == "fusion":
         return _fusion_traffic(instruction, inputs, computations[instruction.called("calls")])
-    written = sum(shape.hbm_bytes for shape in instruction.results)
+    written = sum(shape.hbm_bytes for shape in _without_workspace(instruction))
     read = sum(shape.hbm_bytes for one in inputs for shape in one.results)
     if instruction.opcode in _SLICES:
         read = min(read, sum(shape.bytes for shape in instruction.results))
     if instruction.opcode == "dynamic-update-slice":
         return 2 * min(written, sum(shape.bytes for shape in inputs[1].results))
     return read + written
+
+
+def _without_workspace(instruction: Instruction) -> tuple[ArrayShape, ...]:
+    """Returns the results of an instruction without the workspace of cuBLAS and cuDNN, which they hardly touch."""
+    if instruction.opcode == "custom-call" and re.search(
+        r'custom_call_target="__(cublas|cudnn)', instruction.attributes
+    ):
+        return instruction.results[:1]
+    return instruction.results
 
 
 def _asynchronous_traffic(instruction: Instruction) -> int:

@@ -18,7 +18,7 @@ Traced = Any  # jax.stages.Traced
 
 
 def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size: int) -> Traced:
-    """Traces the training step of an experiment for TPUs, the same step that `training.loop` runs.
+    """Traces the training step of an experiment for TPUs or GPUs, the same step that `training.loop` runs.
 
     Args:
       experiment: the experiment. `batch_size` and `data_on_device` are not read: the batches come from the hosts.
@@ -37,7 +37,7 @@ def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size
     def images(side: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((batch_size, side, side, 3), jnp.uint8)
 
-    with compiling_for("tpu", devices[0].device_kind):
+    with compiling_for(devices[0].platform, devices[0].device_kind):
         graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
         step = make_train_step(graph, optimizer, mesh, accumulate=experiment.accumulate, ema_decay=experiment.ema_decay)
         stop = jax.ShapeDtypeStruct((len(devices),), jnp.float32)
@@ -46,7 +46,7 @@ def trace_step(experiment: Experiment, devices: Sequence[jax.Device], batch_size
 
 
 def trace_inference(experiment: Experiment, device: jax.Device, height: int, width: int) -> Traced:
-    """Traces the inference of one RGB image on one TPU chip, the same program that `upscale` runs.
+    """Traces the inference of one RGB image on one TPU chip or GPU, the same program that `upscale` runs.
 
     Args:
       experiment: the experiment with the network.
@@ -58,7 +58,7 @@ def trace_inference(experiment: Experiment, device: jax.Device, height: int, wid
       The traced program, a `jax.stages.Traced`.
     """
     sharding = jax.sharding.SingleDeviceSharding(device)
-    with compiling_for("tpu", device.device_kind):
+    with compiling_for(device.platform, device.device_kind):
         graph, parameters = nnx.split(SeemoRe.abstract(experiment.network))
 
         def upscale(parameters: nnx.State, images: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Reports what a program needs on TPUs and how long it would take, as a table and as JSON.
+"""Reports what a program needs on TPUs or GPUs and how long it would take, as a table and as JSON.
 
 This is the command `python -m seemore_jax compile`.
 """
@@ -16,15 +16,17 @@ from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kern
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
 from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
-from seemore_jax.ahead_of_time.roofline import (
-    Roofline,
-    ScalingPrediction,
+from seemore_jax.ahead_of_time.roofline import Roofline, ScalingPrediction, largest_batch
+from seemore_jax.ahead_of_time.targets import (
+    Target,
     all_reduce_seconds,
-    largest_batch,
+    assumptions,
+    estimate,
     predict_scaling,
-    roofline,
+    require_compiler,
+    target,
 )
-from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
+from seemore_jax.ahead_of_time.topologies import Topology
 from seemore_jax.network import SeemoRe
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write
@@ -35,18 +37,19 @@ from seemore_jax.training.experiment import Experiment, read_experiment
 class Report:
     """The report on one program on one topology. All sizes and counts are those of one device.
 
-    A device is a chip, or one half of a TPU7x chip.
+    A device is a chip, one half of a TPU7x chip, or a GPU.
 
     Attributes:
-      topology: the name of the slice, such as "v5e:2x4".
+      topology: the name of the slice or of the GPUs, such as "v5e:2x4" or "h100:8".
       chips: the number of devices that run the program; inference runs on one.
       images: the number of images on each device: the patches of a step, or 1 for inference.
       memory: bytes, under the keys of `program_cost.memory_bytes`.
       hbm_bytes: the HBM that a program can use, in bytes.
       matrix_flops: FLOPs of products and convolutions, as `matrix_flops` counts them.
       hbm_traffic: bytes, as `program_cost` counts them.
-      xla_cycles: XLA's estimate for its own instructions.
-      kernel_cycles: libtpu's estimate for the Pallas kernels, or None if they were left out.
+      xla_cycles: XLA's estimate for its own instructions; 0 for a GPU, where there is none.
+      kernel_cycles: libtpu's estimate for the Pallas kernels, or None if they were left out; 0 for a GPU.
+      kernel_launches: how many kernels a GPU starts, or None for a TPU.
       collectives: the communication between chips.
       compile_seconds: the time of the compilation, which may be that of an earlier run.
       largest_batch: the largest number of images that fit on a chip, or None for inference.
@@ -64,6 +67,7 @@ class Report:
     hbm_traffic: int
     xla_cycles: int
     kernel_cycles: int | None
+    kernel_launches: int | None
     collectives: tuple[Collective, ...]
     compile_seconds: float
     largest_batch: int | None
@@ -101,11 +105,12 @@ def run(options: argparse.Namespace) -> None:
       options: the parsed options, which `command_line/compile.py` defines.
 
     Raises:
-      InputError: a topology is unknown, libtpu is missing, the configuration does not fit the topology, or a program
-        does not fit into the memory of a chip.
+      InputError: a topology is unknown, its compiler is missing, the configuration does not fit the topology, or a
+        program does not fit into the memory of a chip.
     """
-    topologies = [Topology(name) for name in options.topology]
-    require_libtpu()
+    topologies = [target(name) for name in options.topology]
+    for one in topologies:
+        require_compiler(one)
     experiment = read_experiment(options.config, options.overrides)
     reports = [
         inference_report(experiment, one, *options.inference, kernels=options.kernels)
@@ -139,7 +144,7 @@ def to_json(report: Report) -> dict[str, Any]:
 
 
 def step_report(
-    experiment: Experiment, topology: Topology, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
+    experiment: Experiment, topology: Target, batch_per_chip: int | None, second_batch: int | None, *, kernels: bool
 ) -> Report:
     """Compiles the training step of an experiment, and reports on it.
 
@@ -171,7 +176,7 @@ def step_report(
     if second_batch:
         other = compile_traced(trace_step(experiment, devices, second_batch * count), topology).memory
     largest = extrapolate_largest_batch(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
-    return _report(topology, count, images, traced, compiled, kernels, *largest)
+    return _report(experiment, topology, count, images, traced, compiled, kernels, *largest)
 
 
 def extrapolate_largest_batch(
@@ -199,7 +204,7 @@ def extrapolate_largest_batch(
     return largest_batch(hbm_bytes - (occupied_bytes(memory) - round(per_image * images)), per_image), origin
 
 
-def inference_report(experiment: Experiment, topology: Topology, height: int, width: int, *, kernels: bool) -> Report:
+def inference_report(experiment: Experiment, topology: Target, height: int, width: int, *, kernels: bool) -> Report:
     """Compiles the inference of one image on one chip, and reports on it.
 
     Args:
@@ -216,7 +221,7 @@ def inference_report(experiment: Experiment, topology: Topology, height: int, wi
       InputError: the program does not fit into the memory of a chip.
     """
     traced = trace_inference(experiment, topology.devices()[0], height, width)
-    return _report(topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
+    return _report(experiment, topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
 
 
 def split_batch(experiment: Experiment, chips: int) -> int:
@@ -237,7 +242,8 @@ def split_batch(experiment: Experiment, chips: int) -> int:
 
 
 def _report(
-    topology: Topology,
+    experiment: Experiment,
+    topology: Target,
     chips: int,
     images: int,
     traced: Any,
@@ -247,20 +253,15 @@ def _report(
     largest_from: str,
 ) -> Report:
     cost = program_cost(compiled.hlo)
-    cycles = None
-    if kernels:
+    cycles = None if isinstance(topology, Topology) else 0
+    if kernels and isinstance(topology, Topology):
         each = kernel_cycles(traced.jaxpr.jaxpr, topology) if cost.kernels else {}
         cycles = sum(call.times * each[call.name] for call in cost.kernels)
     payload = sum(one.bytes * one.times for one in cost.collectives)
     network = sum(one.times * all_reduce_seconds(one.bytes, topology) for one in cost.collectives)
     flops = matrix_flops(traced.jaxpr.jaxpr)
-    times = roofline(
-        topology.chip,
-        flops=flops,
-        cycles=cost.xla_cycles + (cycles or 0),
-        hbm_bytes=cost.hbm_bytes,
-        network=network,
-    )
+    dtype = experiment.network.compute_dtype
+    times = estimate(topology, cost, flops=flops, cycles=cost.xla_cycles + (cycles or 0), network=network, dtype=dtype)
     return Report(
         topology=topology.name,
         chips=chips,
@@ -271,12 +272,13 @@ def _report(
         hbm_traffic=cost.hbm_bytes,
         xla_cycles=cost.xla_cycles,
         kernel_cycles=cycles,
+        kernel_launches=None if isinstance(topology, Topology) else cost.kernel_launches,
         collectives=cost.collectives,
         compile_seconds=compiled.seconds,
         largest_batch=largest,
         largest_batch_from=largest_from,
         roofline=times,
-        scaling=tuple(predict_scaling(times.computing, payload, topology.kind)) if largest is not None else (),
+        scaling=tuple(predict_scaling(times.computing, payload, topology)) if largest is not None else (),
     )
 
 
@@ -302,17 +304,23 @@ _ROWS: tuple[tuple[str, Callable[[Report], str]], ...] = (
     ("largest batch for each chip", lambda r: "–" if r.largest_batch is None else f"{r.largest_batch:,}"),
     ("matrix FLOPs", lambda r: f"{r.matrix_flops / 1e9:,.0f} GFLOP"),
     ("HBM traffic", lambda r: _gb(r.hbm_traffic)),
-    ("cycles: XLA", lambda r: f"{r.xla_cycles / 1e6:.1f} M"),
-    ("… kernels", lambda r: "not counted" if r.kernel_cycles is None else f"{r.kernel_cycles / 1e6:.1f} M"),
+    ("kernel launches", lambda r: "–" if r.kernel_launches is None else f"{r.kernel_launches:,}"),
+    ("cycles: XLA", lambda r: f"{r.xla_cycles / 1e6:.1f} M" if r.kernel_launches is None else "–"),
+    ("… kernels", lambda r: _kernel_cycles(r) if r.kernel_launches is None else "–"),
     ("collectives", lambda r: collectives_line(r.collectives)),
     ("compiled in", lambda r: f"{r.compile_seconds:.0f} s"),
     ("estimate: matrix units", lambda r: _ms(r.roofline.matrix)),
     ("… cycles", lambda r: _ms(r.roofline.cycles)),
     ("… HBM", lambda r: _ms(r.roofline.memory)),
+    ("… launches", lambda r: _ms(r.roofline.launches)),
     ("… network", lambda r: _ms(r.roofline.network)),
     ("… **step**, limited by", lambda r: f"**{_ms(r.roofline.step)}**, {r.roofline.limit}"),
     ("… images/s", lambda r: f"{r.images_per_second:,.0f}"),
 )
+
+
+def _kernel_cycles(report: Report) -> str:
+    return "not counted" if report.kernel_cycles is None else f"{report.kernel_cycles / 1e6:.1f} M"
 
 
 def collectives_line(collectives: Sequence[Collective]) -> str:
@@ -348,22 +356,15 @@ def format_table(title: str, parameter_bytes: int, reports: Sequence[Report]) ->
     lines += ["", f"Parameters: {parameter_bytes:,} B in float32."]
     origins = dict.fromkeys(report.largest_batch_from for report in reports)
     lines += [f"Largest batch: {origin}." for origin in origins if origin]
-    lines += list(_ASSUMPTIONS)
+    lines += assumptions([report.topology for report in reports])
     if any(report.kernel_cycles is None for report in reports):
         lines.append("The cycles of the kernels are left out, so the estimate of cycles is a lower bound.")
-    if any(Topology(report.topology).chip.devices > 1 for report in reports):
+    if any(target(report.topology).chip.devices > 1 for report in reports):
         lines.append("A TPU7x chip has two devices. Where the table says chip, it means one of them.")
     # Slices of the same kind of chip with the same batch on each chip have the same predictions.
     for report in {(report.topology.partition(":")[0], report.images): report for report in reports}.values():
         lines += _scaling_lines(report)
     return "\n".join(lines)
-
-
-_ASSUMPTIONS = (
-    "Nothing was measured on a TPU. The estimate of a step is the longest of three times: matrix products at the bf16",
-    "peak, the compiler's cycles at the chip's clock, and HBM traffic at the full bandwidth. The all-reduce comes",
-    "after it, without overlap. Reading the batches is assumed to take no time.",
-)
 
 
 def _scaling_lines(report: Report) -> list[str]:
@@ -372,7 +373,7 @@ def _scaling_lines(report: Report) -> list[str]:
     lines = ["", f"Prediction, images on each chip kept at {report.images}, from {report.topology}:", ""]
     lines += ["| slice | chips | images in all | all-reduce | efficiency | images/s |", "|---|---|---|---|---|---|"]
     for one in report.scaling:
-        total = report.images * one.chips * Topology(report.topology).chip.devices
+        total = report.images * one.chips * target(report.topology).chip.devices
         rate = total / (report.roofline.computing + one.network)
         lines.append(
             f"| {one.name} | {one.chips:,} | {total:,} | {_ms(one.network)} | {one.efficiency:.1%} | {rate:,.0f} |"

@@ -22,17 +22,19 @@ class Roofline:
       cycles: cycles from the compiler, divided by the clock; a lower bound if the cycles of the kernels are unknown.
       memory: HBM traffic, divided by the bandwidth.
       network: the time of the collectives.
+      launches: the pauses between the kernels of a GPU, which come on top of the slowest resource; 0 for a TPU.
     """
 
     matrix: float
     cycles: float
     memory: float
     network: float
+    launches: float = 0.0
 
     @property
     def computing(self) -> float:
         """Returns the seconds of a step without communication."""
-        return max(self.matrix, self.cycles, self.memory)
+        return max(self.matrix, self.cycles, self.memory) + self.launches
 
     @property
     def step(self) -> float:
@@ -41,8 +43,8 @@ class Roofline:
 
     @property
     def limit(self) -> str:
-        """Returns the name of the slowest resource: "matrix", "cycles" or "memory"."""
-        return max(("matrix", "cycles", "memory"), key=lambda name: getattr(self, name))
+        """Returns the name of the slowest resource: "matrix", "cycles", "memory" or "launches"."""
+        return max(("matrix", "cycles", "memory", "launches"), key=lambda name: getattr(self, name))
 
 
 def roofline(chip: Chip, *, flops: int, cycles: int, hbm_bytes: int, network: float) -> Roofline:

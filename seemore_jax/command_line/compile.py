@@ -1,11 +1,11 @@
-"""The command `compile`: compiles a program for TPUs without one, and reports what it needs."""
+"""The command `compile`: compiles a program for TPUs or GPUs without one, and reports what it needs."""
 
 import argparse
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the command to the command line."""
-    command = commands.add_parser("compile", help="compile for TPUs without one: report memory, time and network")
+    command = commands.add_parser("compile", help="compile for TPUs or GPUs without one: report what it needs")
     add = command.add_argument
     add("--config", required=True, metavar="FILE", help="experiment, as train.py takes it; with --config.FIELD=VALUE")
     add(
@@ -13,7 +13,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         required=True,
         action="append",
         metavar="CHIP:LAYOUT",
-        help="such as v5e:16x16; repeatable, for a table of several",
+        help="such as v5e:16x16, h100:8, or h100:8x4 for 4 hosts of 8; repeatable, for a table of several",
     )
     add(
         "--batch_per_chip",

@@ -1,6 +1,7 @@
 """Depthwise convolution, computed by the faster of two methods for each backend.
 
-XLA's grouped convolution is slow on a CPU: there, a sum of shifted products is several times faster.
+XLA's grouped convolution is slow on a CPU: there, a sum of shifted products is several times faster. For a GPU, XLA
+fuses the products with what comes before and after them, where a convolution reads and writes all of its arrays.
 """
 
 import functools
@@ -26,9 +27,10 @@ def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **op
     Returns:
       The feature maps after the convolution.
     """
-    if target_backend() == "cpu":
-        return sum_of_shifted_products(lhs, rhs, *arguments, **options)
-    return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
+    backend = target_backend()
+    if backend == "tpu":
+        return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
+    return sum_of_shifted_products(lhs, rhs, *arguments, by_rows=backend == "gpu", **options)
 
 
 def depthwise_conv_by_platform(
@@ -59,7 +61,7 @@ def depthwise_conv_by_platform(
 
     if max(window_strides) > 1:
         return products(lhs, rhs)
-    return lax.platform_dependent(lhs, rhs, cpu=products, default=convolution)
+    return lax.platform_dependent(lhs, rhs, tpu=convolution, default=products)
 
 
 def sum_of_shifted_products(
@@ -67,6 +69,7 @@ def sum_of_shifted_products(
     rhs: Float[Array, "kh kw 1 c"],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
+    by_rows: bool = False,
     **options: Any,
 ) -> Float[Array, "n h2 w2 c"]:
     """Computes a depthwise convolution without dilation as a sum over the taps of shifted input times tap.
@@ -76,6 +79,8 @@ def sum_of_shifted_products(
       rhs: filters, one for each channel.
       window_strides: strides along height and width.
       padding: padding as for `jax.lax.conv_general_dilated`.
+      by_rows: whether the gradient of the filters is summed over each row of pixels first. For a GPU, XLA then adds
+        the sums of all taps in one kernel, and not in one for each tap.
       **options: keyword arguments of that function; they are ignored, because they describe this convolution.
 
     Returns:
@@ -88,8 +93,12 @@ def sum_of_shifted_products(
         # Without the barrier, XLA fuses the computation of `lhs` into each tap, and so repeats it.
         lhs = lax.optimization_barrier(jnp.pad(lhs, ((0, 0), *pads, (0, 0))))
     last = [side - k for side, k in zip(lhs.shape[1:3], size, strict=True)]
+    filters = rhs[:, :, 0]
+    if by_rows:
+        rows = (lhs.shape[0], last[0] // strides[0] + 1, 1)
+        filters = jnp.broadcast_to(filters[:, :, None, None, None], (*size, *rows, lhs.shape[3]))
     taps = [
-        lhs[:, i : i + last[0] + 1 : strides[0], j : j + last[1] + 1 : strides[1]] * rhs[i, j, 0]
+        lhs[:, i : i + last[0] + 1 : strides[0], j : j + last[1] + 1 : strides[1]] * filters[i, j]
         for i in range(size[0])
         for j in range(size[1])
     ]

@@ -150,18 +150,22 @@ def make_train_step(
 
     def mean_gradients(
         parameters: nnx.State, first: Any, second: Any, stop: Array
-    ) -> tuple[nnx.State, tuple[LossTerms, Array], Array]:
+    ) -> tuple[nnx.State, tuple[LossTerms, Array], Array, Array]:
         lr, hr = fetch(first, second)
         gradients, reported = _accumulated_gradients(graph, parameters, lr, hr, accumulate)
         packed, unpack = ravel_pytree((gradients, reported, stop[0]))
-        return unpack(jax.lax.pmean(packed, BATCH_AXIS))
+        # Without the barrier, XLA takes the vector apart again where there is one device.
+        packed = jax.lax.optimization_barrier(jax.lax.pmean(packed, BATCH_AXIS))
+        count = sum(leaf.size for leaf in jax.tree.leaves(gradients))
+        # The norm of the vector: with that of each tensor, XLA makes a kernel for each tensor that a GPU updates.
+        return *unpack(packed), jnp.linalg.norm(packed[:count])
 
     on_each_device = jax.shard_map(
         mean_gradients, mesh=mesh, in_specs=(P(), first_spec, SPLIT, SPLIT), out_specs=P(), check_vma=False
     )
 
     def step(state: TrainState, first: Any, second: Any, stop: Array) -> tuple[TrainState, Metrics]:
-        gradients, (loss, usage), stop = on_each_device(state.parameters, first, second, stop)
+        gradients, (loss, usage), stop, norm = on_each_device(state.parameters, first, second, stop)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
         average = state.average
@@ -170,7 +174,7 @@ def make_train_step(
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             average = optax.incremental_update(parameters, average, 1 - decay)
         next_state = TrainState(state.step + 1, parameters, average, optimizer_state)
-        return next_state, Metrics(loss, optax.tree.norm(gradients), usage, stop)
+        return next_state, Metrics(loss, norm, usage, stop)
 
     whole = replicated(mesh)
     rows = split_over_batch(mesh)

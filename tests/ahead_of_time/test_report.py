@@ -40,6 +40,7 @@ def report(memory: dict[str, int] = MEMORY, kernel_cycles: int | None = 33_000_0
         hbm_traffic=2_100_000_000,
         xla_cycles=12_000_000,
         kernel_cycles=kernel_cycles,
+        kernel_launches=None,
         collectives=(Collective("all-reduce", 929_792, 1),),
         compile_seconds=70.0,
         largest_batch=480,
@@ -119,7 +120,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize("name", ["v5e", "v7:2x2", "v5e:3x5", "v5p:16x16", ""])
 def test_an_unknown_topology_lists_those_that_are_known(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = complaint(capsys, f"--config={CONFIG}", f"--topology={name}")
-    for known in ("v4:", "v5e: 1x1", "v5p: 2x2x1", "v6e:", "16x16x16"):
+    for known in ("v4:", "v5e: 1x1", "v5p: 2x2x1", "v6e:", "16x16x16", "h100:8x4", "rtx4090"):
         assert known in error
 
 
@@ -144,7 +145,7 @@ def test_without_libtpu_it_says_what_to_install(
 def test_wrong_experiments_are_one_line(
     arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(module, "require_libtpu", lambda: None)
+    monkeypatch.setattr(module, "require_compiler", lambda one: None)
     assert message in complaint(capsys, *arguments, "--topology=v5e:16x16")
 
 

@@ -1,5 +1,7 @@
 """If these tests fail, the fast depthwise convolution differs from XLA's in value or gradient."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +16,9 @@ from seemore_jax.network.depthwise import sum_of_shifted_products
     [((3, 3), 1, "SAME"), ((1, 11), 1, "SAME"), ((11, 1), 1, "SAME"), ((4, 4), 4, "VALID"), ((1, 1), 1, "SAME")],
     ids=str,
 )
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (7, 13), (16, 5)])
+@pytest.mark.parametrize(("height", "width", "by_rows"), [(4, 4, False), (7, 13, True), (16, 5, False)])
 def test_sum_of_shifted_products_is_the_grouped_convolution(
-    kernel: tuple[int, int], stride: int, padding: str, height: int, width: int
+    kernel: tuple[int, int], stride: int, padding: str, height: int, width: int, by_rows: bool
 ) -> None:
     keys = jax.random.split(jax.random.key(0), 2)
     lhs = jax.random.normal(keys[0], (2, height, width, 6))
@@ -35,6 +37,7 @@ def test_sum_of_shifted_products_is_the_grouped_convolution(
         gradients, out = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(lhs, rhs)
         return out, *gradients
 
-    fast, plain = value_and_gradients(sum_of_shifted_products), value_and_gradients(lax.conv_general_dilated)
+    products = functools.partial(sum_of_shifted_products, by_rows=by_rows)
+    fast, plain = value_and_gradients(products), value_and_gradients(lax.conv_general_dilated)
     for mine, expected in zip(fast, plain, strict=True):
         np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-5)

@@ -48,6 +48,11 @@ NEEDS = {
         "apt-get install g++, or CXX=its name",
         lambda: shutil.which((os.environ.get("CXX", "c++").split() or [""])[0]) is not None,
     ),
+    "cuda": Need(
+        "no CUDA plugin",
+        "make test-gpu-compile",
+        lambda: importlib.util.find_spec("jax_cuda12_plugin") is not None,
+    ),
     "images": Need(
         "no images",
         f"set SEEMORE_DATA to the folder that holds benchmark/ and train/, which {DATA} does not",

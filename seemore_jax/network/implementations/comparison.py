@@ -82,10 +82,10 @@ def _compiled(
     if device.platform != "cpu":
         lowered, options = [jax.jit(function).lower(*arguments) for function in functions], None
     else:
-        # The compilation takes most of the time. XLA's depthwise convolutions, which other devices use, compile faster
+        # The compilation takes most of the time. XLA's depthwise convolutions, which a TPU uses, compile faster
         # than the sums of shifted products for a CPU. Machine code without optimization compiles faster, too. Both are
         # fast enough for a few small images.
-        with compiling_for("gpu"):
+        with compiling_for("tpu"):
             lowered = [jax.jit(function).lower(*arguments) for function in functions]
         options = {"xla_backend_optimization_level": 0}
     with concurrent.futures.ThreadPoolExecutor() as threads:

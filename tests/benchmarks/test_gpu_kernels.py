@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import gpu
+from benchmarks import gpu_kernels
 from seemore_jax.network.implementations.simt import device
 from seemore_jax.network.implementations.simt.variants import Variant
 
@@ -19,16 +19,16 @@ ENTRY %main (x: f32[2]) -> f32[2] {
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_100"])
 def test_no_kernel_spills(architecture: str) -> None:
-    if missing := gpu.missing_tools():
+    if missing := gpu_kernels.missing_tools():
         pytest.skip(missing)
-    for variant in gpu.network_variants():
-        (found,) = gpu.compiled(variant, (architecture,))
+    for variant in gpu_kernels.network_variants():
+        (found,) = gpu_kernels.compiled(variant, (architecture,))
         assert found.registers > 0
         assert found.spilled_bytes == 0, found
 
 
 def test_launches_are_counted() -> None:
-    assert gpu.launches(_HLO) == 2
+    assert gpu_kernels.launches(_HLO) == 2
 
 
 @pytest.mark.parametrize("name", ["embedding", "experts", "feed_forward", "enhancement"])

@@ -1,0 +1,245 @@
+"""Compiles the kernels for GPUs, and the network with them, without a GPU: registers, spills, traffic, launches.
+
+    pip install 'jax[cuda12]'    # in an environment of its own: 5.5 GB
+    python -m benchmarks.gpu_kernels --output build/gpu_kernels.json
+    python -m benchmarks.gpu_kernels --no-network --architectures sm_90
+
+The first table has one line for each kernel, width and type: the widths are those of T (36) and of B and L (48); the
+scale does not change them. NVRTC makes the PTX; ptxas counts registers and spilled bytes, for each architecture.
+The second table has the inference of one image of T ×4 by the plain network and by the kernels, compiled by XLA for an
+H100: the memory traffic as `seemore_jax.ahead_of_time.program_cost` counts it, and the launches. A GPU tunes what XLA
+compiles, so that the figures of the plain network are an upper bound. Nothing here is measured on a GPU.
+"""
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks.harness import options, records, tables
+from seemore_jax.ahead_of_time.hlo import parse_module
+from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
+from seemore_jax.network import SeemoRe, SeemoReConfig
+from seemore_jax.network.implementations import gpu
+from seemore_jax.network.implementations.simt import device
+from seemore_jax.network.implementations.simt.variants import THREADS, Variant
+from seemore_jax.system.devices import compiling_for
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
+DTYPES = ("float32", "bfloat16")
+# An H100: what XLA asks about a GPU.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
+  cuda_compute_capability { major: 9 minor: 0 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 28 }
+runtime_version { major: 12 minor: 9 patch: 0 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+# Instructions of a compiled program that launch nothing.
+_NO_LAUNCH = frozenset(("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "after-all"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """What a kernel takes on an architecture: registers of a thread, its spilled bytes, shared memory of a block."""
+
+    kernel: str
+    channels: int
+    compute_dtype: str
+    architecture: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """Cost of one inference of a compiled network."""
+
+    implementation: str
+    compute_dtype: str
+    hbm_gb: float
+    launches: int
+    kernels: int
+    temporaries_gb: float
+    compile_s: float
+
+
+def main() -> None:
+    chosen = _options()
+    if missing := missing_tools():
+        sys.exit(f"benchmarks.gpu_kernels: {missing}")
+    start = time.perf_counter()
+    found = [resources for variant in network_variants() for resources in compiled(variant, chosen.architectures)]
+    print(_resources_table(found), flush=True)
+    inferences: list[Inference] = []
+    if not chosen.no_network:
+        _prepare_xla()
+        inferences = [inference(i, d, *chosen.size) for d in DTYPES for i in ("plain", "gpu")]
+        print("\n" + _inference_table(inferences))
+    print("\n" + records.footer(time.perf_counter() - start))
+    spilled = [f"this kernel spills: {resources}" for resources in found if resources.spilled_bytes]
+    report = {"kernels": list(map(dataclasses.asdict, found)), "network": list(map(dataclasses.asdict, inferences))}
+    records.finish(chosen.output, {"size": chosen.size, **report}, spilled)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="(default: all)"
+    )
+    parser.add_argument("--size", type=options.image_size, default=(640, 480), help="WxH (default: 640x480)")
+    parser.add_argument("--no-network", action="store_true", help="compile the kernels only")
+    options.add_output(parser)
+    return parser.parse_args()
+
+
+def missing_tools() -> str:
+    """Returns what is not installed; an empty string if everything is."""
+    if reason := device.unavailable_reason():
+        return reason
+    return "" if device.installed("*/bin/ptxas") else "ptxas is not installed; pip install 'jax[cuda12]' brings it"
+
+
+def network_variants() -> Iterator[Variant]:
+    """Yields the kernels of T, and of B and L, in both types."""
+    for name in ("T", "L"):
+        for compute_dtype in DTYPES:
+            yield from gpu.variants(SeemoReConfig.variant(name, 4, compute_dtype=compute_dtype))
+
+
+def compiled(variant: Variant, architectures: tuple[str, ...]) -> Iterator[Resources]:
+    """Compiles a kernel by NVRTC and ptxas.
+
+    Args:
+      variant: the kernel.
+      architectures: architectures such as "sm_90".
+
+    Yields:
+      What the kernel takes on each of them.
+    """
+    ptxas = device.installed("*/bin/ptxas")[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(device.ptx(variant))
+        for architecture in architectures:
+            command = [str(ptxas), "-v", f"--gpu-name={architecture}", str(source), "-o", f"{folder}/kernel.cubin"]
+            printed = subprocess.run(command, capture_output=True, text=True, check=True)
+            text = printed.stdout + printed.stderr
+            registers, spilled = (
+                sum(map(int, re.findall(pattern, text))) for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill")
+            )
+            kind = variant.name, variant.channels, variant.compute_dtype, architecture
+            yield Resources(*kind, registers, spilled, variant.shared_bytes)
+
+
+def _prepare_xla() -> None:
+    """Makes JAX ready to compile for a GPU that is not there. Call it before anything is computed."""
+    toolkits = [path.parents[1] for path in device.installed("*/bin/ptxas")]
+    flags = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags} --xla_gpu_cuda_data_dir={toolkits[-1]}"
+    jax.config.update("jax_platforms", "cpu")
+    jax.extend.backend.backends()  # loads the plugin for CUDA
+
+
+def inference(implementation: str, compute_dtype: str, width: int, height: int) -> Inference:
+    """Compiles the inference of one image of T ×4 for an H100.
+
+    Args:
+      implementation: "plain" or "gpu".
+      compute_dtype: "float32" or "bfloat16".
+      width, height: size of the image in LR pixels.
+    """
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(
+        platform="cuda", topology_name="h100", target_config=_H100, topology="1x1x1"
+    )
+    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    precision = "highest" if compute_dtype == "float32" else "default"
+    fields: dict[str, Any] = {"compute_dtype": compute_dtype, "precision": precision}
+    config = SeemoReConfig.variant("T", 4, implementation=implementation, **fields)
+    graph, parameters = nnx.split(SeemoRe.abstract(config))
+
+    def upscale(parameters: nnx.State, lr: jax.Array) -> jax.Array:
+        return nnx.merge(graph, parameters)(lr)
+
+    shapes = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+        (parameters, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)),
+    )
+    start = time.perf_counter()
+    with compiling_for("gpu"):
+        program = jax.jit(upscale).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
+    seconds = time.perf_counter() - start
+    text = program.as_text()
+    assert text is not None
+    return Inference(
+        implementation,
+        compute_dtype,
+        hbm_gb=program_cost(text).hbm_bytes / 1e9,
+        launches=launches(text),
+        kernels=text.count('custom_call_target="__gpu$xla.gpu.ptx"'),
+        temporaries_gb=memory_bytes(program)["temporaries"] / 1e9,
+        compile_s=seconds,
+    )
+
+
+def launches(hlo_text: str) -> int:
+    """Returns the number of instructions of a program that launch a kernel.
+
+    Args:
+      hlo_text: the compiled program, without loops. A call of a library counts once, though it may launch several.
+    """
+    computations, entry = parse_module(hlo_text)
+    return sum(instruction.opcode not in _NO_LAUNCH for instruction in computations[entry].values())
+
+
+def _resources_table(found: list[Resources]) -> str:
+    """Returns a table with a line for each kernel, and a column for each architecture."""
+    architectures = list(dict.fromkeys(resources.architecture for resources in found))
+    lines: dict[tuple[str, int, str], list[Resources]] = {}
+    for resources in found:
+        lines.setdefault((resources.kernel, resources.channels, resources.compute_dtype), []).append(resources)
+    header = ["kernel", "channels", "type", "shared kB", *(f"registers {a}" for a in architectures), "spilled bytes"]
+    rows = [
+        [kernel, str(channels), compute_dtype, f"{of[0].shared_bytes / 1000:.1f}"]
+        + [str(resources.registers) for resources in of]
+        + [str(sum(resources.spilled_bytes for resources in of))]
+        for (kernel, channels, compute_dtype), of in lines.items()
+    ]
+    return f"{THREADS} threads a block\n\n{tables.aligned(header, rows)}"
+
+
+def _inference_table(inferences: list[Inference]) -> str:
+    header = ["implementation", "type", "traffic GB", "launches", "fused kernels", "temporaries GB", "compiled in s"]
+    rows = [
+        [
+            *(i.implementation, i.compute_dtype, f"{i.hbm_gb:.2f}", str(i.launches), str(i.kernels)),
+            *(f"{i.temporaries_gb:.2f}", f"{i.compile_s:.0f}"),
+        ]
+        for i in inferences
+    ]
+    return tables.aligned(header, rows)
+
+
+if __name__ == "__main__":
+    main()
