@@ -69,6 +69,7 @@ def sum_of_shifted_products(
     rhs: Float[Array, "kh kw 1 c"],
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
+    *,
     by_rows: bool = False,
     **options: Any,
 ) -> Float[Array, "n h2 w2 c"]:

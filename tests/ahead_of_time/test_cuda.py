@@ -96,7 +96,7 @@ def test_an_exported_file_compiles_for_a_gpu(height: int, width: int, tmp_path: 
     file.write_bytes(to_stablehlo(SeemoRe(SeemoReConfig.variant("T", 4), rngs=nnx.Rngs(0))))
     sharding = jax.sharding.SingleDeviceSharding(GpuTopology("h100:1").devices()[0])
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32, sharding=sharding)
-    traced = load_stablehlo(file).trace(image)
+    traced = jax.jit(load_stablehlo(file)).trace(image)
     compiled = traced.lower(lowering_platforms=("cuda",)).compile(
         compiler_options=compiler_options(fused_products=False)
     )
