@@ -34,7 +34,7 @@ COMMANDS = sorted(
         line.partition(" #")[0].strip()
         for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
         for line in page.read_text().splitlines()
-        if line.startswith("python -m seemore_jax compile ")
+        if re.match(r"python -m seemore_jax compile .*--topology=(v\d|tpu)", line)
     }
 )
 # A part of the table of `benchmarks.tpu_networks`: each variant, scale, type and kind of chip is in it.
