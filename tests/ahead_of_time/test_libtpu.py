@@ -17,6 +17,7 @@ import pytest
 from flax import nnx
 
 from seemore_jax.ahead_of_time.compilation import compile_traced, kernel_cycles
+from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
@@ -34,7 +35,7 @@ COMMANDS = sorted(
         line.partition(" #")[0].strip()
         for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
         for line in page.read_text().splitlines()
-        if line.startswith("python -m seemore_jax compile ")
+        if re.match(r"python -m seemore_jax compile .*--topology=(v\d|tpu)", line)
     }
 )
 # A part of the table of `benchmarks.tpu_networks`: each variant, scale, type and kind of chip is in it.
@@ -44,6 +45,15 @@ STEPS = [
     ("L", 2, "bfloat16", "v6e:2x2", 128),
     ("B", 2, "bfloat16", "tpu7x:2x2x1", 48),
     ("L", 4, "float32", "v5e:2x4", 64),
+]
+# Networks by width: L is as wide as B.
+ON_CHIPS = [
+    ("T", "float32", "v4:2x2x1", 64),
+    ("B", "float32", "v4:2x2x1", 64),
+    ("T", "bfloat16", "v4:2x2x1", 96),
+    ("B", "bfloat16", "v5e:2x2", 64),
+    ("B", "float32", "v5e:2x2", 64),
+    ("B", "float32", "tpu7x:2x2x1", 64),
 ]
 BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
 KERNELS = {f"{block}_{way}" for block in BLOCKS for way in ("forward", "backward")}
@@ -117,6 +127,17 @@ def test_the_step_of_any_chips_sends_one_all_reduce(
     report = step_report(config, Topology(name), 4, None, kernels=False)
     assert is_the_one_all_reduce(report.collectives, config)
     assert_it_fits(report)
+
+
+@whole
+@pytest.mark.parametrize(("variant", "dtype", "name", "patch"), ON_CHIPS)
+def test_each_kernel_compiles_in_the_vmem_that_it_asks_for(variant: str, dtype: str, name: str, patch: int) -> None:
+    topology = Topology(name)
+    devices = topology.devices()
+    traced = trace_step(experiment(4, variant, dtype, patch_size=patch), devices, 2 * len(devices)).jaxpr.jaxpr
+    kernels = {str(one.params["name"]) for one in equations(traced, "pallas_call") if not one.params["interpret"]}
+    assert {f"{block}_forward" for block in BLOCKS} <= kernels, "a block of a patch is left to XLA"
+    assert kernel_cycles(traced, topology).keys() == kernels
 
 
 @whole
