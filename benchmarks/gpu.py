@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.harness import options, records
 from benchmarks.harness.networks import MODELS
-from seemore_jax.configs.release import recipe
 from seemore_jax.ahead_of_time.gpus import GPUS, GpuTopology, require_cuda_plugin
 from seemore_jax.ahead_of_time.report import step_report, to_json
+from seemore_jax.configs.release import recipe
 from seemore_jax.system.errors import InputError
 from seemore_jax.training.experiment import Experiment
 

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from configs.release import recipe
 from seemore_jax.ahead_of_time.compilation import compile_traced
 from seemore_jax.ahead_of_time.gpus import GpuTopology, compiler_options, require_cuda_plugin
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
+from seemore_jax.configs.release import recipe
 from seemore_jax.exporting.load_stablehlo import load_stablehlo
 from seemore_jax.exporting.stablehlo import to_stablehlo
 from seemore_jax.network import SeemoRe, SeemoReConfig
