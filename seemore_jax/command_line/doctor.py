@@ -95,12 +95,15 @@ def _implementations(problems: list[str]) -> Iterator[str]:
         network = f"SeemoRe-T ×4 in {compute_dtype}"
         name, apply_network = fused_implementation(config)
         if name == "plain":
-            yield f"{network}: plain implementation, {_why_plain(backend, problems)}"
+            yield f"{network}: plain implementation, {_why_plain(backend, config, problems)}"
             continue
         try:
             verdict = self_check.verdict(name, apply_network, config, gradients=True)
         except InputError as error:
             problems.append(str(error))
+            continue
+        if verdict.is_right and not verdict.passed:
+            yield f"{network}: plain implementation, since the {name} kernels are slower: {verdict.reason}"
             continue
         if not verdict.passed:
             problems.append(self_check.refusal(name, verdict))
@@ -111,9 +114,11 @@ def _implementations(problems: list[str]) -> Iterator[str]:
         yield f"{network}: {name} kernels ({found})"
 
 
-def _why_plain(backend: str, problems: list[str]) -> str:
-    from seemore_jax.network.implementations import native
+def _why_plain(backend: str, config: SeemoReConfig, problems: list[str]) -> str:
+    from seemore_jax.network.implementations import gpu, native
 
+    if backend == "gpu":
+        return f"since the kernels cannot be used: {gpu.unsupported_reason(config)}"
     if backend != "cpu":
         return f"since there are no kernels for {backend}"
     if native.switched_off():

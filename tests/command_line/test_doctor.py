@@ -42,6 +42,15 @@ def test_kernels_that_differ_are_a_problem(capsys: pytest.CaptureFixture[str], m
     assert "plain implementation, because the cpu kernels failed their check" in printed
 
 
+@pytest.mark.needs("compiler")
+def test_slower_kernels_are_no_problem(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"cpu": 5.0, "plain": 3.0}
+    verdict = self_check.Verdict(False, "a GPU", {"values": 4e-7}, "they take 5 ms", 1.5, times)
+    monkeypatch.setattr(self_check, "verdict", lambda *_, **__: verdict)
+    assert main(["doctor"]) == 0
+    assert "plain implementation, since the cpu kernels are slower: they take 5 ms" in capsys.readouterr().out
+
+
 def test_missing_kernels_are_a_problem(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

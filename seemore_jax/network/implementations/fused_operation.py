@@ -41,8 +41,8 @@ class FusedOperation:
       plain: the same function in JAX, from the arrays to a tuple of results. It defines what the kernels compute.
       forward: function that computes the results by a kernel; it takes the same arguments as `plain`.
       backward: function that computes the gradient by a kernel. It takes the tuple of arrays and the tuple of the
-        results' cotangents, and returns the cotangents of all floating-point arrays in their order. If it is None, the
-        gradient is that of `plain`.
+        results' cotangents, and returns the cotangents of all floating-point arrays in their order. If it is None,
+        `plain` computes both values and gradient where a gradient is taken.
       batched: positions of the arrays that have the images as their first axis, as all results have.
       platforms: platforms that can run the kernels, None for all. On other platforms, and in exported programs, `plain`
         replaces the kernels.
@@ -272,6 +272,8 @@ def programs_in(equation: Any) -> list[Any]:
 
 
 def _jvp_of_call(primals: Sequence[Array], tangents: Sequence[Any], *, operation: FusedOperation) -> Any:
+    if operation.backward is None:  # a forward kernel would keep nothing for the gradient of the plain function
+        return _jvp_of_plain(_call_without_kernel)(primals, tangents, operation=operation)
     active = tuple(i for i in _floating(primals) if type(tangents[i]) is not ad.Zero)
     results = _bind(_CALL, *primals, operation=operation)
     active_tangents = (tangents[i] for i in active)

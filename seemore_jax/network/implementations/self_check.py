@@ -1,8 +1,9 @@
 """Self-check: before its first use on a kind of device, a fused implementation is compared with the plain one.
 
 Both implementations compute a small network with the widths and types of the real one, on images of odd size that
-choose all experts. The check compares the values, and the gradients of all parameters and of the images. The user's
-cache keeps the verdict for the kind of device, the implementation, the sources and the versions.
+choose all experts. The check compares the values, and the gradients of all parameters and of the images. On a GPU, it
+then measures the times of both. The user's cache keeps the verdict for the kind of device, the implementation, the
+sources and the versions.
 """
 
 import concurrent.futures
@@ -25,12 +26,16 @@ import jaxlib
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import native
 from seemore_jax.network.implementations.comparison import compare
+from seemore_jax.network.implementations.timing import median_times
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write, user_cache
 
 _LOG = logging.getLogger(__name__)
 _MAX_REDUCTIONS = 1  # further reductions would need larger images, and have no kernels
 _SECONDS_TO_AGREE = 600  # time to wait for the verdict of another process
+# Implementations without backward kernels. Where a gradient is taken, they compute the values by the plain functions. A
+# comparison of gradients would therefore not call the kernels.
+_FORWARD_ONLY = ("gpu",)
 _LOCK = threading.Lock()
 # Whether this thread runs a comparison. A comparison must use the implementation that is being checked.
 _CHECKING: contextvars.ContextVar[bool] = contextvars.ContextVar("checking", default=False)
@@ -41,11 +46,14 @@ class Verdict:
     """Result of the self-check of an implementation.
 
     Attributes:
-      passed: whether the implementation may be used.
+      passed: whether "auto" may take the implementation.
       device: kind of device that computed the comparison.
       figures: largest relative difference of the values and, if they were compared, of the gradients.
-      reason: the block that differs and its difference, or the error of the implementation; empty if it passed.
+      reason: the block that differs and its difference, the error of the implementation, or that it is slower; empty if
+        it passed.
       seconds: duration of the check in seconds.
+      times: milliseconds of an inference by the implementation and by the plain one, by their names, if they were
+        measured. They are measured only if the values and the gradients are right.
     """
 
     passed: bool
@@ -53,10 +61,16 @@ class Verdict:
     figures: dict[str, float]
     reason: str
     seconds: float
+    times: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether the implementation computes the right values: it may be used by its name."""
+        return self.passed or bool(self.times)
 
 
 def is_usable(name: str, apply_network: Callable[..., Any], config: SeemoReConfig, *, gradients: bool) -> bool:
-    """Returns whether an implementation passed the self-check.
+    """Returns whether to use an implementation: it passed the self-check, or it is only slower and was asked for.
 
     Args:
       name: name of the implementation.
@@ -70,9 +84,11 @@ def is_usable(name: str, apply_network: Callable[..., Any], config: SeemoReConfi
     if _CHECKING.get():
         return True
     found = verdict(name, apply_network, config, gradients=gradients)
-    if not found.passed and config.implementation != "auto":
+    if config.implementation == "auto":
+        return found.passed
+    if not found.is_right:
         raise InputError(f"implementation={name}: {refusal(name, found)}, and set implementation='plain'")
-    return found.passed
+    return True
 
 
 def verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig, *, gradients: bool) -> Verdict:
@@ -89,7 +105,7 @@ def verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig,
       gradients: whether to check the gradients, too.
     """
     with _LOCK:
-        return _verdict(name, apply_network, _checked_config(config), gradients)
+        return _verdict(name, apply_network, _checked_config(config), gradients and name not in _FORWARD_ONLY)
 
 
 @functools.cache
@@ -99,7 +115,7 @@ def _verdict(name: str, apply_network: Callable[..., Any], config: SeemoReConfig
         found = Verdict(True, device_kind(device), {}, "", 0.0)
     else:
         key = _key(name, config, device, gradients)
-        found = _read(key) or _compared(apply_network, config, device, gradients, key)
+        found = _read(key) or _compared(name, apply_network, config, device, gradients, key)
     if jax.process_count() > 1:
         found = _agreed(config, gradients, found)
     if not found.passed:
@@ -114,10 +130,8 @@ def refusal(name: str, found: Verdict) -> str:
       name: name of the implementation.
       found: its verdict.
     """
-    return (
-        f"the {name} kernels are not used: {found.reason} on {found.device}; please report it with the output of "
-        "python -m seemore_jax doctor"
-    )
+    what = f"the {name} kernels are not used: {found.reason} on {found.device}"
+    return what if found.is_right else f"{what}; please report it with the output of python -m seemore_jax doctor"
 
 
 def device_kind(device: jax.Device) -> str:
@@ -181,24 +195,35 @@ def _write(key: str, found: Verdict) -> None:
 
 
 def _compared(
-    apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, gradients: bool, key: str
+    name: str, apply_network: Callable[..., Any], config: SeemoReConfig, device: jax.Device, gradients: bool, key: str
 ) -> Verdict:
     """Compares an implementation in another thread, and keeps the verdict."""
 
-    def compared() -> tuple[dict[str, float], str]:
+    def compared() -> tuple[dict[str, float], str, dict[str, float]]:
         _CHECKING.set(True)  # in this thread
-        return compare(apply_network, config, device, gradients=gradients)
+        figures, reason = compare(apply_network, config, device, gradients=gradients)
+        if reason or device.platform != "gpu":
+            return figures, reason, {}
+        times = median_times(name, apply_network, config, device)
+        return figures, _slower(name, times), times
 
     with concurrent.futures.ThreadPoolExecutor(1, "self-check") as thread:
         start = time.monotonic()
         try:
-            figures, reason = thread.submit(compared).result()
+            figures, reason, times = thread.submit(compared).result()
         except Exception as error:  # any error of a compiler or a driver; it may not happen again and is not kept
             detail = " ".join(str(error).split())[:300] or type(error).__name__
             return Verdict(False, device_kind(device), {}, f"they fail ({detail})", time.monotonic() - start)
-    found = Verdict(not reason, device_kind(device), figures, reason, time.monotonic() - start)
+    found = Verdict(not reason, device_kind(device), figures, reason, time.monotonic() - start, times)
     _write(key, found)
     return found
+
+
+def _slower(name: str, times: dict[str, float]) -> str:
+    """Returns that an implementation is slower than the plain one; an empty string if it is faster."""
+    if times[name] < times["plain"]:
+        return ""
+    return f"they take {times[name]:.2f} ms where the plain network takes {times['plain']:.2f} ms"
 
 
 # Several hosts.
@@ -228,12 +253,15 @@ def _announce(config: SeemoReConfig, gradients: bool, mine: Verdict) -> str:
 def _agreed(config: SeemoReConfig, gradients: bool, mine: Verdict) -> Verdict:
     """Returns the failed verdict of the process with the lowest number; the verdict of this process if none failed.
 
+    A verdict that the values are wrong precedes one that the implementation is only slower.
+
     Raises:
       RuntimeError: another process has not called the network. With several hosts, all processes must call it.
     """
     from seemore_jax.system.processes import coordination_client
 
     folder = _announce(config, gradients, mine)
+    failed = []
     for other in range(jax.process_count()):
         try:
             text = coordination_client().blocking_key_value_get(f"{folder}/{other}", 1000 * _SECONDS_TO_AGREE)
@@ -244,5 +272,7 @@ def _agreed(config: SeemoReConfig, gradients: bool, mine: Verdict) -> Verdict:
             ) from error
         found = Verdict(**json.loads(text))
         if not found.passed:
-            return dataclasses.replace(found, reason=f"on process {other}, {found.reason}")
-    return mine
+            failed.append(dataclasses.replace(found, reason=f"on process {other}, {found.reason}"))
+        if not found.is_right:
+            break
+    return min(failed, key=lambda found: found.is_right, default=mine)

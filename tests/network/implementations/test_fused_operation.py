@@ -185,10 +185,11 @@ def test_the_gradient_of_one_result_takes_zeros_for_the_other() -> None:
     assert_same(gradient, 2 * IMAGES * WEIGHT, BACKWARD)
 
 
-def test_without_a_backward_kernel_the_gradient_is_that_of_the_plain_function() -> None:
+def test_without_a_backward_kernel_values_and_gradient_are_those_of_the_plain_function() -> None:
     op = operation(backward=None)
+    assert_same(total(op, IMAGES, WEIGHT), plain_total(IMAGES, WEIGHT), FORWARD)
     value, gradients = jax.value_and_grad(lambda *a: total(op, *a), argnums=(0, 1))(IMAGES, WEIGHT)
-    assert_same(value, plain_total(IMAGES, WEIGHT), FORWARD)
+    assert_same(value, plain_total(IMAGES, WEIGHT))
     assert_same(gradients, jax.grad(plain_total, argnums=(0, 1))(IMAGES, WEIGHT))
 
 

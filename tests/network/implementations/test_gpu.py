@@ -17,7 +17,7 @@ from flax import nnx
 
 from seemore_jax import SeemoRe, SeemoReConfig
 from seemore_jax.network import implementations
-from seemore_jax.network.implementations import gpu, gpu_operations, plain
+from seemore_jax.network.implementations import comparison, gpu, gpu_operations, plain, self_check
 from seemore_jax.network.implementations.simt import device, variants
 from seemore_jax.network.valid_region import ValidRegion
 from seemore_jax.system.devices import compiling_for
@@ -125,6 +125,25 @@ def test_values_are_those_of_the_plain_network() -> None:
     np.testing.assert_allclose(sr[inside], expected[inside], rtol=0, atol=2e-5)
     np.testing.assert_array_equal(routing.experts, expected_routing.experts)
     np.testing.assert_allclose(routing.probabilities, expected_routing.probabilities, rtol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("broken", [False, True], ids=["right", "broken"])
+def test_the_self_check_finds_a_wrong_kernel(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, operation = "enhancement", gpu_operations.OPERATIONS["enhancement"]
+
+    def wrong(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(1.01 * array for array in operation.forward(*arrays))
+
+    if broken:
+        monkeypatch.setitem(gpu_operations.OPERATIONS, name, dataclasses.replace(operation, forward=wrong))
+    config = self_check._checked_config(SMALL)
+    figures, reason = comparison.compare(gpu.apply_network, config, jax.devices()[0], gradients=False)
+    if broken:
+        assert reason.startswith("the values of gpu_enhancement differ from the plain ones by 1.0e-02")
+    else:
+        assert reason == ""
+        assert figures["values"] < 1e-5
 
 
 def test_what_does_not_fit_is_left_to_the_plain_network(caplog: pytest.LogCaptureFixture) -> None:

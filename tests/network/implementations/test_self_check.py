@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,49 @@ def test_an_error_of_a_kernel_is_a_failure_that_is_not_kept(
     assert chosen_implementation(CONFIG) is plain.apply_network
     assert "they fail (division by zero)" in caplog.text
     assert not verdict_files(tmp_path)
+
+
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch, mine: float, plainly: float) -> None:
+    """Makes the self-check believe that the device is a GPU, and that the implementations take these milliseconds."""
+    device = types.SimpleNamespace(platform="gpu", device_kind="some GPU", client=jax.local_devices()[0].client)
+    monkeypatch.setattr(self_check, "_device", lambda name: device)
+    monkeypatch.setattr(self_check, "compare", lambda *_, **__: ({"values": 1e-7}, ""))
+    monkeypatch.setattr(self_check, "median_times", lambda *_: {"cpu": mine, "plain": plainly})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_kernels_that_are_slower_on_a_gpu_are_only_used_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on_a_gpu(monkeypatch, 5.0, 3.0)
+    assert chosen_implementation(CONFIG) is plain.apply_network
+    (record,) = caplog.records
+    assert record.getMessage().endswith("not used: they take 5.00 ms where the plain network takes 3.00 ms on some GPU")
+    assert chosen_implementation(dataclasses.replace(CONFIG, implementation="cpu")) is cpu.apply_network
+    assert json.loads(verdict_files(tmp_path)[0].read_text())["times"] == {"cpu": 5.0, "plain": 3.0}
+    _forget()
+    monkeypatch.setattr(self_check, "median_times", lambda *_: pytest.fail("measures again"))
+    assert chosen_implementation(CONFIG) is plain.apply_network
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_kernels_that_are_faster_on_a_gpu_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu(monkeypatch, 3.0, 5.0)
+    assert chosen_implementation(CONFIG) is cpu.apply_network
+
+
+def test_the_check_of_kernels_without_gradients_calls_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients, it would compare the plain network with itself."""
+    asked: list[bool] = []
+
+    def compare(*_: Any, gradients: bool) -> tuple[dict[str, float], str]:
+        asked.append(gradients)
+        return {"values": 0.0}, ""
+
+    monkeypatch.setattr(self_check, "compare", compare)
+    for name in ("gpu", "tpu"):
+        self_check.verdict(name, plain.apply_network, CONFIG, gradients=True)
+    assert asked == [False, True]
 
 
 class Client:
