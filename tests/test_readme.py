@@ -75,6 +75,7 @@ LEFT_OUT = {
     "--topology": "needs libtpu or the CUDA plugin: make test-tpu-compile, make test-gpu-compile",
     "xpk": "needs a cluster",
     "benchmarks.tpu": "needs libtpu: make test-tpu-compile",
+    "benchmarks.gpu": "needs the CUDA plugin: make test-gpu-compile",
     "--placement device": "needs a GPU",
 }
 RUN = [command for command in COMMANDS if command != QUICKSTART and not any(part in command for part in LEFT_OUT)]
