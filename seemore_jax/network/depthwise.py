@@ -30,7 +30,9 @@ def depthwise_conv_general_dilated(lhs: Array, rhs: Array, *arguments: Any, **op
     backend = target_backend()
     if backend == "tpu":
         return lax.conv_general_dilated(lhs, rhs, *arguments, **options)
-    return sum_of_shifted_products(lhs, rhs, *arguments, by_rows=backend == "gpu", **options)
+    if backend == "gpu":
+        return sum_of_shifted_products(lhs, rhs, *arguments, by_rows=True, **options)
+    return sum_of_shifted_products(lhs, rhs, *arguments, **options)
 
 
 def depthwise_conv_by_platform(

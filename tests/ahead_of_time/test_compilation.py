@@ -23,7 +23,7 @@ class Refused:
     def as_text(self) -> str:
         return self.message
 
-    def compile(self) -> Any:
+    def compile(self, compiler_options: Any) -> Any:
         raise jax.errors.JaxRuntimeError(self.message)
 
 
