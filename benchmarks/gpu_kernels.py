@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.harness import options, records, tables
-from seemore_jax.ahead_of_time.hlo import parse_module
+from seemore_jax.ahead_of_time.gpus import GpuTopology
 from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import gpu
@@ -38,23 +38,6 @@ from seemore_jax.system.devices import compiling_for
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 DTYPES = ("float32", "bfloat16")
-# An H100: what XLA asks about a GPU.
-_H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  shared_memory_per_block: 49152 shared_memory_per_core: 233472 shared_memory_per_block_optin: 232448
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98 device_memory_size: 84929347584
-  cuda_compute_capability { major: 9 minor: 0 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 28 }
-runtime_version { major: 12 minor: 9 patch: 0 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-# Instructions of a compiled program that launch nothing.
-_NO_LAUNCH = frozenset(("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "after-all"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,12 +151,7 @@ def inference(implementation: str, compute_dtype: str, width: int, height: int) 
       compute_dtype: "float32" or "bfloat16".
       width, height: size of the image in LR pixels.
     """
-    from jax.experimental import topologies
-
-    topology = topologies.get_topology_desc(
-        platform="cuda", topology_name="h100", target_config=_H100, topology="1x1x1"
-    )
-    sharding = jax.sharding.SingleDeviceSharding(topology.devices[0])
+    sharding = jax.sharding.SingleDeviceSharding(GpuTopology("h100:1").devices()[0])
     precision = "highest" if compute_dtype == "float32" else "default"
     fields: dict[str, Any] = {"compute_dtype": compute_dtype, "precision": precision}
     config = SeemoReConfig.variant("T", 4, implementation=implementation, **fields)
@@ -192,25 +170,16 @@ def inference(implementation: str, compute_dtype: str, width: int, height: int) 
     seconds = time.perf_counter() - start
     text = program.as_text()
     assert text is not None
+    cost = program_cost(text)
     return Inference(
         implementation,
         compute_dtype,
-        hbm_gb=program_cost(text).hbm_bytes / 1e9,
-        launches=launches(text),
+        hbm_gb=cost.hbm_bytes / 1e9,
+        launches=cost.kernel_launches,
         kernels=text.count('custom_call_target="__gpu$xla.gpu.ptx"'),
         temporaries_gb=memory_bytes(program)["temporaries"] / 1e9,
         compile_s=seconds,
     )
-
-
-def launches(hlo_text: str) -> int:
-    """Returns the number of instructions of a program that launch a kernel.
-
-    Args:
-      hlo_text: the compiled program, without loops. A call of a library counts once, though it may launch several.
-    """
-    computations, entry = parse_module(hlo_text)
-    return sum(instruction.opcode not in _NO_LAUNCH for instruction in computations[entry].values())
 
 
 def _resources_table(found: list[Resources]) -> str:

@@ -82,7 +82,7 @@ def compile_traced(traced: Any, topology: Target) -> Compiled:
     return result
 
 
-def _refusal(topology: Topology | GpuTopology, message: str) -> str:
+def _refusal(topology: Target, message: str) -> str:
     """Returns one line about a program that the compiler refused, with advice."""
     said = message.splitlines()[0]
     if "RESOURCE_EXHAUSTED" not in message:
