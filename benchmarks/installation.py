@@ -1,4 +1,4 @@
-"""Measures what an installation takes: megabytes of packages and seconds of the import, for the core and each extra.
+"""Measures the size of an installation in MB, and the time of the import in seconds, for the core and each extra.
 
     python -m benchmarks.installation --constraint constraints/python3.11.txt --output FILE.json
 
@@ -56,7 +56,7 @@ def _measure(name: str, chosen: argparse.Namespace) -> dict[str, float]:
         subprocess.run([*install, *_INSTALLATIONS[name]], check=True, stdout=sys.stderr)
         found = {"megabytes": _megabytes(Path(folder)) - empty}
         if name != _FLOOR:
-            # With what every use needs: the name alone imports nothing.
+            # `import seemore_jax` alone imports almost nothing: its names import JAX and Flax when they are used.
             command = [python, "-c", "import seemore_jax as sj; sj.load, sj.upscale"]
             processes.run(command)  # Python compiles the modules
             found["import"] = statistics.median(processes.run(command).seconds for _ in range(chosen.rounds))

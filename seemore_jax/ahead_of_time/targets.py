@@ -29,7 +29,7 @@ def target(name: str) -> Target:
 
 
 def require_compiler(one: Target) -> None:
-    """Prepares this process for compiling for a target, before JAX starts its backends.
+    """Prepares this process so that it can compile for a target. Call it before JAX starts its backends.
 
     Args:
       one: the target.

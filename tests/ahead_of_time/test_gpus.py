@@ -40,7 +40,7 @@ def test_slices_of_tpus_are_still_found() -> None:
 
 @pytest.mark.parametrize("kind", sorted(GPUS))
 def test_the_compiler_gets_the_gpu_s_figures(kind: str) -> None:
-    """The FLOP/s of the cores are 2 for each float32 unit and cycle, and programs have less than the whole memory."""
+    """A float32 unit computes 2 FLOP in each cycle, and a program can use only a part of the memory."""
     gpu = GPUS[kind]
     assert f"core_count: {gpu.cores}\n" in gpu.description
     assert f"memory_bandwidth: {int(gpu.hbm_bandwidth)}\n" in gpu.description

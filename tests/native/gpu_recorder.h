@@ -20,7 +20,7 @@ struct State {
   int thread = 0, warp = 0, barriers = 0, most_barriers = 0;
   std::vector<int> warp_phases = std::vector<int>(32);
   long accesses = 0, conflicts = 0;
-  // What is left out, to see that it is noticed: the barrier with this number, or all barriers of warps.
+  // The test leaves out the barrier with this number, or all barriers of warps, and expects that a conflict is found.
   int left_out = 0;
   bool without_warp_barriers = false;
 };

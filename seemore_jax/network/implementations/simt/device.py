@@ -112,7 +112,7 @@ def unavailable_reason() -> str:
 
 @functools.cache
 def _nvrtc() -> ctypes.CDLL:
-    """Loads NVRTC: of the packages of NVIDIA, or of the system."""
+    """Loads the library NVRTC from NVIDIA's Python packages or, where there are none, from the system."""
     for path in [*installed("*/lib/libnvrtc.so.*"), "libnvrtc.so.12", "libnvrtc.so.13"]:
         try:
             return ctypes.CDLL(str(path))
