@@ -141,6 +141,13 @@ def release_loss(sr: Any, hr: Any, xp: Any, rfft2: Callable[[Any], Any]) -> Any:
     return xp.abs(sr - hr).mean() + 0.1 * (xp.abs(spectrum.real).mean() + xp.abs(spectrum.imag).mean()) / 2
 
 
+def release_gradients(release: Any, lr: torch.Tensor, hr: torch.Tensor) -> dict[str, np.ndarray]:
+    """Returns the gradient of `release_loss` for each parameter of `release`, in the type of the parameters."""
+    release.zero_grad()
+    release_loss(release(lr), hr, torch, torch.fft.rfft2).backward()
+    return {name: parameter.grad.numpy() for name, parameter in release.named_parameters()}
+
+
 GRADIENT_CONFIGS = {
     "T ×4": SeemoReConfig.variant("T", 4),
     "B ×2": SeemoReConfig.variant("B", 2),
@@ -159,8 +166,8 @@ def test_gradients_are_those_of_the_release_in_training(name: str) -> None:
     lr = jnp.asarray(images(2, 16, 16))
     hr = np.random.default_rng(1).uniform(size=(2, 16 * config.scale, 16 * config.scale, 3)).astype(np.float32)
 
-    release_loss(release(to_nchw(np.asarray(lr))), to_nchw(hr), torch, torch.fft.rfft2).backward()
-    expected = {name: parameter.grad.numpy() for name, parameter in release.named_parameters()}
+    rounded = release_gradients(release, to_nchw(np.asarray(lr)), to_nchw(hr))
+    exact = release_gradients(release.double(), to_nchw(np.asarray(lr)).double(), to_nchw(hr).double())
 
     graph, state = nnx.split(model)
 
@@ -170,10 +177,12 @@ def test_gradients_are_those_of_the_release_in_training(name: str) -> None:
 
     gradients = nnx.merge(graph, jax.jit(jax.grad(loss))(state))
     computed = to_torch(gradients)
-    assert computed.keys() == expected.keys()
-    for name, gradient in expected.items():
+    assert computed.keys() == exact.keys()
+    # Some gradients of small networks are small sums of large terms: there, the release itself is off in float32.
+    for name, gradient in exact.items():
         difference = np.linalg.norm(computed[name] - gradient)
-        assert difference <= 1e-4 * np.linalg.norm(gradient), name
+        rounding = np.linalg.norm(rounded[name] - gradient)
+        assert difference <= max(5e-5 * np.linalg.norm(gradient), 3 * rounding), name
 
 
 def expert_mixture() -> tuple[MixtureOfLowRankExperts, jax.Array, jax.Array]:
