@@ -15,7 +15,7 @@ from seemore_jax.data.image_sets import ImageSet, find_image_sets
 from seemore_jax.evaluation.benchmark import Scores, bicubic_upscaler, evaluate_images
 from seemore_jax.inference.model_choice import choose_by_quality
 from seemore_jax.network.config import SCALES
-from seemore_jax.porting.weights import BUNDLED
+from seemore_jax.porting.bundled import BUNDLED, EARLIER
 from tests.support.release import to_nchw
 
 # The number of images of Set5 that are tested; SEEMORE_IMAGES=5 tests all.
@@ -30,6 +30,14 @@ def test_there_are_weights_with_a_card(name: str, scale: int) -> None:
     assert file.stat().st_size < 1_000_000
     assert hashlib.sha256(file.read_bytes()).hexdigest() in file.with_suffix(".md").read_text()
     assert sj.load(name).config == sj.SeemoReConfig.variant("T", scale)
+
+
+def test_replaced_weights_are_loaded_by_their_digest() -> None:
+    for file in sorted((BUNDLED / EARLIER).glob("*.safetensors")):
+        name, _, digest = file.stem.rpartition("-")
+        assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(digest)
+        assert sj.load(file.stem).config == sj.load(name).config
+    assert sorted((BUNDLED / EARLIER).glob("T-x4-*.safetensors"))
 
 
 @pytest.mark.parametrize("scale", [2, 4])

@@ -24,6 +24,6 @@ def run(options: argparse.Namespace) -> None:
 
     check_target(options.target)
     weights = read_weights(options.source, **hyperparameters(options))
-    is_bundled = weights.source.parent == BUNDLED
+    is_bundled = BUNDLED in weights.source.parents
     save(weights.to_model(), options.target, license="apache-2.0" if is_bundled else "unknown")
     print(f"{options.source} → {options.target}")

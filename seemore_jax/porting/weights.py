@@ -25,7 +25,7 @@ import safetensors.numpy
 
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.config import stored_fields
-from seemore_jax.porting.bundled import BUNDLED, DEFAULT_MODEL
+from seemore_jax.porting.bundled import BUNDLED, DEFAULT_MODEL, EARLIER
 from seemore_jax.porting.errors import WeightsError
 from seemore_jax.porting.hub import download, is_repository_name, model_card
 from seemore_jax.porting.hyperparameters import Hyperparameters, read_hyperparameters
@@ -84,9 +84,10 @@ def load(source: str | os.PathLike[str] = DEFAULT_MODEL, **overrides: Any) -> Se
 
     Args:
       source: a `.pth` or `.pt` file, for which PyTorch need not be installed; a `.safetensors` file; a directory with
-        `model.safetensors`; the name of bundled weights, such as "T-x4"; or a repository of the Hugging Face
-        hub with such a directory, as "user/name", or as "user/name@revision" for a branch, a tag or a commit, which
-        needs the extra `hub`. A path that exists is preferred. If there is a folder `user`, the hub is not asked.
+        `model.safetensors`; the name of bundled weights, such as "T-x4", or of those that they replaced, such as
+        "T-x4-4de4d786"; or a repository of the Hugging Face hub with such a directory, as "user/name", or as
+        "user/name@revision" for a branch, a tag or a commit, which needs the extra `hub`. A path that exists is
+        preferred. If there is a folder `user`, the hub is not asked.
       **overrides: fields of `SeemoReConfig`. Most fields follow from the shapes. `use_shuffle`, `recursive`, `topk` and
         `img_range` are needed for a file of another program whose network is not one of the nine published
         configurations. `compute_dtype` and `precision` choose how the model computes.
@@ -167,10 +168,11 @@ def _find(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     if path.exists():
         return path
-    if re.fullmatch(r"[A-Z]-x\d+(-[a-z]+)?", str(source)):
-        bundled = BUNDLED / f"{source}.safetensors"
-        if bundled.exists():
-            return bundled
+    if re.fullmatch(r"[A-Z]-x\d+(-[a-z]+)?(-[0-9a-f]{8})?", str(source)):
+        for folder in (BUNDLED, BUNDLED / EARLIER):
+            bundled = folder / f"{source}.safetensors"
+            if bundled.exists():
+                return bundled
         names = sorted(file.stem for file in BUNDLED.glob("*.safetensors"))
         available = f"bundled are {', '.join(names)}" if names else "this version bundles none"
         raise WeightsError(f"{source}: no bundled weights of that name ({available}); give a weights file")

@@ -134,7 +134,7 @@ def installed(pattern: str) -> list[Path]:
       pattern: pattern of their paths in the folder of these packages.
     """
     try:
-        import nvidia  # type: ignore[import-not-found]
+        import nvidia
     except ImportError:
         return []
     return [path for folder in nvidia.__path__ for path in sorted(Path(folder).glob(pattern))]
