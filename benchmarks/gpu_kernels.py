@@ -31,9 +31,8 @@ from benchmarks.harness import options, records, tables
 from seemore_jax.ahead_of_time.gpus import GpuTopology
 from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
 from seemore_jax.network import SeemoRe, SeemoReConfig
-from seemore_jax.network.implementations import gpu
 from seemore_jax.network.implementations.simt import device
-from seemore_jax.network.implementations.simt.variants import THREADS, Variant
+from seemore_jax.network.implementations.simt.variants import THREADS, Variant, variants_of
 from seemore_jax.system.devices import compiling_for
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
@@ -106,7 +105,7 @@ def network_variants() -> Iterator[Variant]:
     """Yields the kernels of T, and of B and L, in both types."""
     for name in ("T", "L"):
         for compute_dtype in DTYPES:
-            yield from gpu.variants(SeemoReConfig.variant(name, 4, compute_dtype=compute_dtype))
+            yield from variants_of(SeemoReConfig.variant(name, 4, compute_dtype=compute_dtype))
 
 
 def compiled(variant: Variant, architectures: tuple[str, ...]) -> Iterator[Resources]:

@@ -81,8 +81,18 @@ def sum_inside(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, 
     Returns:
       One sum for each image and channel, float32.
     """
+    return jnp.sum(keep_counting(x, region), axis=(1, 2), dtype=jnp.float32)
+
+
+def keep_counting(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h w c"]:
+    """Sets everything to zero but the rows `begin` to `end` − 1 of the valid columns.
+
+    Args:
+      x: feature maps.
+      region: their valid region.
+    """
     counts = _is_below(x, 1, region.end) & ~_is_below(x, 1, region.begin) & _is_below(x, 2, region.width)
-    return jnp.sum(jnp.where(counts, x, 0), axis=(1, 2), dtype=jnp.float32)
+    return jnp.where(counts, x, 0)
 
 
 def repeat_edge(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h w c"]:

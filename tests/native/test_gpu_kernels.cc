@@ -15,6 +15,7 @@ using namespace seemore_gpu;
 
 namespace {
 
+constexpr int kLayers = 2;  // whose weights are in one array; the kernels compute the second
 constexpr int kImages = 2, kHeight = 19, kWidth = 21, kSummaryHeight = 3, kSummaryWidth = 4;
 
 // An array of bytes on the heap, of exactly this size, so that the address sanitizer knows its end.
@@ -69,29 +70,38 @@ size_t add_all(Arrays& arrays, const std::string& kernel) {
   constexpr int across = (kWidth + SEEMORE_TILE_WIDTH - 1) / SEEMORE_TILE_WIDTH;
   constexpr int down = (kHeight + SEEMORE_TILE_HEIGHT - 1) / SEEMORE_TILE_HEIGHT;
   constexpr int lines = (kHeight * kWidth + SEEMORE_TILE_WIDTH - 1) / SEEMORE_TILE_WIDTH;
-  const bool is_experts = kernel == "experts";
-  arrays.add_integers(
-      {kHeight, kWidth, is_experts ? lines : across, is_experts ? 1 : down, kImages, kSummaryHeight, kSummaryWidth});
+  constexpr int pixels = kSummaryHeight * kSummaryWidth, tiles = 5;
+  const bool is_experts = kernel == "experts", is_routing = kernel == "routing";
+  if (is_routing) {
+    const int blocks = 1 + (pixels + SEEMORE_TILE_WIDTH - 1) / SEEMORE_TILE_WIDTH;
+    arrays.add_integers({tiles, 1, blocks, 1, kImages, kSummaryHeight, kSummaryWidth, kHeight, kWidth});
+  } else {
+    const int x = is_experts ? lines : across, y = is_experts ? 1 : down;
+    arrays.add_integers({kHeight, kWidth, x, y, kImages, kSummaryHeight, kSummaryWidth});
+  }
   arrays.add_integers({kHeight - 2, kWidth - 3, 1, kHeight - 3, kSummaryHeight - 1, kSummaryWidth});
+  if (is_routing) {
+    arrays.add_floats(kImages * tiles * kChannels);
+    arrays.add_map();
+    arrays.add_floats(kChannels * SEEMORE_EXPERTS);
+    for (int length : {16, 9, kChannels}) arrays.add_filter(length);
+    const size_t inputs = arrays.all.size();
+    arrays.add_floats(kImages * SEEMORE_EXPERTS);
+    arrays.add_values(static_cast<size_t>(kImages) * pixels * kChannels);
+    return inputs;
+  }
+  arrays.add_integers({1});  // the index of the layer
   arrays.add_map();
   const auto norm = [&] {
     arrays.add_floats(kChannels);
     arrays.add_floats(kChannels);
   };
-  const auto expand = [&] {
-    arrays.add_matrices(2, kChannels);
-    arrays.add_floats(2 * kChannels);
-  };
-  const auto project = [&] {
-    arrays.add_matrices(1, kChannels);
-    arrays.add_floats(kChannels);
-  };
   if (kernel == "embedding") {
     norm();
-    arrays.add_matrices(9, kChannels);
     arrays.add_floats(kChannels);
-    expand();
     for (int length : {3, 3, 16}) arrays.add_filter(length);
+    arrays.add_matrices(kLayers * 11, kChannels);
+    arrays.add_floats(kLayers * 2 * kChannels);
   } else if (is_experts) {
     constexpr int rank = SEEMORE_LENGTH;
     arrays.add_map();
@@ -103,19 +113,22 @@ size_t add_all(Arrays& arrays, const std::string& kernel) {
       arrays.add_integers(above);
       arrays.add_floats(size);
     }
-    for (int i = 0; i < 2; ++i) {
-      arrays.add_matrices(kImages, rank);
-      arrays.add_floats(kImages * rank);
-    }
-    arrays.add_values(static_cast<size_t>(kImages) * (kSteps + round_up(rank, 16) / 16) * kTiles * kFragment);
-    arrays.add_floats(kImages * kChannels);
+    arrays.add_floats(kImages * SEEMORE_EXPERTS);
+    arrays.add_floats(kChannels);
+    constexpr int experts = kLayers * SEEMORE_EXPERTS;
+    arrays.add_matrices(2 * experts, rank);
+    arrays.add_floats(2 * experts * rank);
+    arrays.add_values(static_cast<size_t>(experts) * (round_up(rank, 16) / 16) * kTiles * kFragment);
+    arrays.add_floats(experts * kChannels);
+    arrays.add_matrices(kLayers, kChannels);
   } else {
     norm();
-    expand();
+    arrays.add_floats(2 * kChannels);
     const bool is_enhancement = kernel == "enhancement";
     arrays.add_filter(is_enhancement ? SEEMORE_LENGTH : 9);
     if (is_enhancement) arrays.add_filter(SEEMORE_LENGTH);
-    project();
+    arrays.add_floats(kChannels);
+    arrays.add_matrices(kLayers * 3, kChannels);
   }
   const size_t inputs = arrays.all.size();
   arrays.add_map();
@@ -155,7 +168,8 @@ int main() {
   expect(run(arrays) == 0, "no two threads conflict");
   expect(recorder::state.accesses > 1000, "accesses are recorded");
   for (size_t i = inputs; i < arrays.all.size(); ++i) {
-    const bool is_float = kernel == "embedding" && i == inputs + 2;  // the sums
+    // The sums, and the probabilities.
+    const bool is_float = (kernel == "embedding" && i == inputs + 2) || (kernel == "routing" && i == inputs);
     const size_t size = is_float ? sizeof(float) : sizeof(Value);
     for (size_t at = 0; at < arrays.all[i].size; at += size) {
       const char* bytes = arrays.all[i].bytes.get() + at;
@@ -180,7 +194,8 @@ int main() {
   recorder::state.left_out = 0;
   recorder::state.without_warp_barriers = true;
   // In bfloat16, each lane multiplies only what it has written itself.
-  if (kernel != "embedding" && !SEEMORE_BFLOAT16) expect(run(arrays) > 0, "missing barriers of warps are noticed");
+  if (kernel != "embedding" && kernel != "routing" && !SEEMORE_BFLOAT16)
+    expect(run(arrays) > 0, "missing barriers of warps are noticed");
   std::printf("%s: %ld accesses, %d barriers in a block, %d failures\n", kernel.c_str(), recorder::state.accesses,
               barriers, failures);
   return failures != 0;

@@ -21,7 +21,9 @@ _SANITIZERS = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-reco
     "variant",
     [
         Variant("embedding", 36, "bfloat16"),
-        Variant("experts", 7, "float32", 11),
+        Variant("routing", 36, "bfloat16", 1, 3),
+        Variant("routing", 7, "float32", 0, 4),
+        Variant("experts", 7, "float32", 11, 3, 2),
         Variant("feed_forward", 36, "float32"),
         Variant("enhancement", 7, "float32", 11),
         pytest.param(Variant("feed_forward", 72, "bfloat16"), marks=pytest.mark.thorough),

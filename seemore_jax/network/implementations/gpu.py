@@ -1,10 +1,11 @@
-"""Implementation for NVIDIA GPUs: the four blocks of a residual group are one kernel each, XLA computes the rest.
+"""Implementation for NVIDIA GPUs: the four blocks of a residual group are one kernel each.
 
-The rest is small but for the convolutions before and after the groups: the router, and the summary of the context. The
-kernels (`simt`) take feature maps as (N, H, W, C). On a CPU, they are compiled by the C++ compiler; that is slow and
-serves tests.
+A fifth kernel computes what is between the first block and the experts: the router, and the summary of the context. XLA
+computes the rest: the convolutions before and after the groups. The kernels (`simt`) take feature maps as (N, H, W, C).
+On a CPU, they are compiled by the C++ compiler; that is slow and serves tests.
 """
 
+import contextlib
 import functools
 import logging
 import re
@@ -12,24 +13,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.implementations import padded
-from seemore_jax.network.implementations.cpu_weights import (
-    affine_of,
-    expert_weights,
-    features_weights,
-    striped_weights,
-    taps_of,
-    weights_of,
+from seemore_jax.network.implementations.gpu_operations import (
+    OPERATIONS,
+    experts_operation,
+    region_of,
+    routing_operation,
 )
-from seemore_jax.network.implementations.gpu_operations import OPERATIONS, region_of
+from seemore_jax.network.implementations.gpu_weights import ArrangedWeights, GroupWeights, arranged, weights_of_group
 from seemore_jax.network.implementations.simt import device, host
-from seemore_jax.network.implementations.simt.variants import Variant, variants_of
-from seemore_jax.network.routing import Routing, stack_routings
-from seemore_jax.network.seemore import GatedFeedForward, ResidualGroup, SeemoReNetwork
+from seemore_jax.network.implementations.simt.variants import variants_of
+from seemore_jax.network.routing import Routing
+from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork
 from seemore_jax.network.valid_region import ValidRegion, resize_positions
 from seemore_jax.system.devices import is_compiling_ahead, target_backend
 
@@ -55,7 +53,7 @@ def unsupported_reason(config: SeemoReConfig) -> str:
     Args:
       config: configuration of the network.
     """
-    for variant in variants(config):
+    for variant in variants_of(config):
         if variant.tile is None:
             return f"{variant.name} needs more shared memory than a GPU has"
     if target_backend() != "gpu":
@@ -80,16 +78,6 @@ def _warn(reason: str) -> None:
     _LOG.warning("the gpu kernels are not used: %s", reason)
 
 
-def variants(config: SeemoReConfig) -> list[Variant]:
-    """Returns the kernels of a network.
-
-    Args:
-      config: configuration of the network.
-    """
-    rank = config.topk * max(config.ranks)
-    return list(variants_of(config.embedding_dim, config.compute_dtype, rank, config.global_kernel_size))
-
-
 def apply_network(
     model: SeemoReNetwork, lr: Float[Array, "n h w 3"], valid_region: ValidRegion | None = None
 ) -> tuple[Float[Array, "n sh sw 3"], Routing]:
@@ -103,18 +91,24 @@ def apply_network(
     Returns:
       As `plain.apply_network`.
     """
-    layout = _layout(lr.shape[1:3], valid_region, model.config)
+    # Where the images fill the array, the positions are constants of the program.
+    with contextlib.nullcontext() if valid_region is not None else jax.ensure_compile_time_eval():
+        layout = _layout(lr.shape[1:3], valid_region, model.config)
+    weights = [weights_of_group(group) for group in model.groups]
+    of_all = arranged(weights, model.config.compute_dtype)
     shallow = x = model.extract(lr) if valid_region is None else padded.extract(model, lr, valid_region)
     # All groups call one compiled function, so that JAX traces it only once.
     traced_once = jax.jit(functools.partial(_residual_group, config=model.config))
     apply_group = jax.checkpoint(traced_once) if model.config.rematerialize else traced_once
-    routings = []
-    for group in model.groups:
-        x, routing = apply_group(group, x, valid_region, layout)
-        routings.append(routing)
+    found = []
+    for index, group in enumerate(model.groups):
+        x, probabilities = apply_group(group, weights[index], of_all, jnp.int32(index), x, layout)
+        found.append(probabilities)
+    of_groups = jnp.stack(found, axis=1)
+    routing = Routing(jax.lax.top_k(of_groups, model.config.topk)[1], of_groups)
     if valid_region is None:
-        return model.reconstruct(x, shallow), stack_routings(routings)
-    return padded.reconstruct(model, x, shallow, valid_region), stack_routings(routings)
+        return model.reconstruct(x, shallow), routing
+    return padded.reconstruct(model, x, shallow, valid_region), routing
 
 
 class _Layout(NamedTuple):
@@ -122,12 +116,10 @@ class _Layout(NamedTuple):
 
     Attributes:
       region: first array of the operations.
-      pixels: number of pixels over which means are taken.
       positions: arrays `rows`, `row_weights`, `columns` and `column_weights` of the experts.
     """
 
     region: Array
-    pixels: Array
     positions: tuple[Array, ...]
 
 
@@ -137,50 +129,33 @@ def _layout(shape: tuple[int, ...], valid_region: ValidRegion | None, config: Se
     small = valid.reduced(config.recursive)
     rows = resize_positions(height, small.height, valid.image_height, valid.first_row)
     columns = resize_positions(width, small.width, valid.width, jnp.int32(0))
-    region = region_of(valid, (small.height, small.width))
-    return _Layout(region, valid.height * valid.width, (*rows, *columns))
+    return _Layout(region_of(valid, (small.height, small.width)), (*rows, *columns))
 
 
 def _residual_group(
-    group: ResidualGroup, x: Array, valid_region: ValidRegion | None, layout: _Layout, *, config: SeemoReConfig
-) -> tuple[Array, Routing]:
-    local, spatial = group.rank_modulating, group.spatial_modulating
-    block, channels = local.mixture_block, x.shape[-1]
-    kernel, bias = weights_of(block.embed)
-    expand, expand_bias, *striped = features_weights(block)
-    features, context, total, reduced = OPERATIONS["embedding"](
-        layout.region,
-        x,
-        *affine_of(local.norm_1),
-        kernel.reshape(9, channels, channels),
-        bias,
-        _halves(expand),
-        expand_bias,
-        *striped,
-        *taps_of(block.aggregate),
-    )
-    routing = block.mixture.route(block.mixture.router.choose(total / layout.pixels))
-    summary = padded.summarize(group, reduced if config.recursive else context, valid_region)
-    arrays = layout.region, x, features, context, summary, *layout.positions, *expert_weights(block, routing)
-    (x,) = OPERATIONS["experts"](*arrays)
-    x = _feed_forward(local.norm_2, local.feed_forward, x, layout)
-    enhancement = spatial.enhancement
-    expand, expand_bias = weights_of(enhancement.to_query_value)
-    arrays = *striped_weights(enhancement.striped), *weights_of(enhancement.project)
-    (x,) = OPERATIONS["enhancement"](
-        layout.region, x, *affine_of(spatial.norm_1), _halves(expand), expand_bias, *arrays
-    )
-    return _feed_forward(spatial.norm_2, spatial.feed_forward, x, layout), routing
+    group: ResidualGroup,
+    weights: GroupWeights,
+    of_all: ArrangedWeights,
+    index: Array,
+    x: Array,
+    layout: _Layout,
+    *,
+    config: SeemoReConfig,
+) -> tuple[Array, Array]:
+    """Computes a residual group, and the probabilities of its experts."""
+    first = layout.region, index, x
+    features, context, sums, reduced = OPERATIONS["embedding"](*first, *weights.embedding, *of_all.embedding)
+    reduced = reduced if config.recursive else context
+    for _ in range(2, config.recursive):
+        reduced = group.rank_modulating.mixture_block.reduce(reduced)
+    route = routing_operation(config.recursive > 1)
+    probabilities, summary = route(layout.region, sums, reduced, *weights.routing)
+    maps = features, context, summary, *layout.positions, probabilities
+    (x,) = experts_operation(config.topk)(*first, *maps, *weights.experts, *of_all.experts)
 
+    def feed_forward(x: Array, arrays: tuple[Array, ...], layer: Array) -> Array:
+        return OPERATIONS["feed_forward"](layout.region, layer, x, *arrays, *of_all.feed_forward)[0]
 
-def _feed_forward(norm: nnx.LayerNorm, layer: GatedFeedForward, x: Array, layout: _Layout) -> Array:
-    """Computes x + GatedFFN(LN(x))."""
-    expand, expand_bias = weights_of(layer.expand)
-    arrays = *affine_of(norm), _halves(expand), expand_bias, *taps_of(layer.gate), *weights_of(layer.project)
-    (x,) = OPERATIONS["feed_forward"](layout.region, x, *arrays)
-    return x
-
-
-def _halves(expand: Float[Array, "c d"]) -> Float[Array, "2 c c"]:
-    """Splits a matrix from C to 2C channels into two."""
-    return jnp.stack(jnp.split(expand, 2, axis=1))
+    x = feed_forward(x, weights.feed_forward_1, 2 * index)
+    (x,) = OPERATIONS["enhancement"](layout.region, index, x, *weights.enhancement, *of_all.enhancement)
+    return feed_forward(x, weights.feed_forward_2, 2 * index + 1), probabilities

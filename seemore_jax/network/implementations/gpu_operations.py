@@ -3,10 +3,13 @@
 Feature maps are (N, H, W, C), in float32 or bfloat16; parameters are float32. The first array of each operation is the
 valid region (`region_of`). Outside of it, the kernels return arbitrary finite values, and the functions in JAX return
 zeros. There are no backward kernels: gradients are those of the functions in JAX.
+
+Operations with matrices have them twice: those of a residual group for the function in JAX, and, in the last arrays
+(`gpu_weights.arranged`), those of all groups for the kernel, which takes the ones at `index`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +18,13 @@ from jaxtyping import Array, Float, Int, Int32
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
 from seemore_jax.network.implementations.fused_operation import Arrays, FusedOperation
 from seemore_jax.network.implementations.simt import launch
-from seemore_jax.network.implementations.simt.variants import Variant, packed
+from seemore_jax.network.implementations.simt.variants import Variant
 from seemore_jax.network.layers import gelu
-from seemore_jax.network.valid_region import ValidRegion, mask_outside, sum_inside
+from seemore_jax.network.valid_region import ValidRegion, keep_counting, mask_outside
 
 Map = Float[Array, "n h w c"]
 Region = Int32[Array, "6"]
+Index = Int32[Array, ""]  # of a residual group, or of a layer of all groups
 
 _EPSILON = 1e-6  # added to the variance in LayerNorm
 
@@ -41,6 +45,7 @@ def region_of(valid: ValidRegion, summary_shape: tuple[int | Array, int | Array]
 
 def _embedding(
     region: Region,
+    index: Index,
     x: Map,
     scale: Array,
     offset: Array,
@@ -54,8 +59,9 @@ def _embedding(
     column_bias: Array,
     taps: Float[Array, "16 c"],
     taps_bias: Array,
+    *arranged: Array,
 ) -> Arrays:
-    """Computes the local features, the context, the sum of the features over the image, and the reduced context.
+    """Computes the local features, the context, the sums of the features over each tile, and the reduced context.
 
     With e = GELU(conv3(LN(x))) and (a, z) = conv1(e), the features are GELU(striped(a)), the context is z, and the
     reduced context is GELU(depthwise4(z)) with stride 4.
@@ -76,11 +82,53 @@ def _embedding(
     reduced = gelu(_depthwise(context, taps, (4, 4), (4, 4), "VALID") + convert(taps_bias))
     quarter = valid._replace(height=valid.height // 4, width=valid.width // 4)
     results = mask_outside(features, valid), mask_outside(context, valid)
-    return *results, sum_inside(features, valid), mask_outside(reduced, quarter)
+    return *results, _tile_sums(features, valid), mask_outside(reduced, quarter)
+
+
+def _tile_sums(features: Map, valid: ValidRegion) -> Float[Array, "n tiles c"]:
+    """Returns the sums of the features that count, over each tile of the kernel, float32."""
+    n, height, width, channels = features.shape
+    variant = Variant("embedding", channels, features.dtype.name)
+    assert variant.tile is not None
+    across, down, _ = variant.grid(n, height, width)
+    tile_height, tile_width, _ = variant.tile
+    counting = keep_counting(features, valid).astype(jnp.float32)
+    padding = (0, 0), (0, down * tile_height - height), (0, across * tile_width - width), (0, 0)
+    tiles = jnp.pad(counting, padding).reshape(n, down, tile_height, across, tile_width, channels)
+    return jnp.sum(tiles, axis=(2, 4)).reshape(n, -1, channels)
+
+
+def _routing(
+    region: Region,
+    sums: Float[Array, "n tiles c"],
+    reduced: Float[Array, "n h2 w2 c"],
+    router: Float[Array, "c num_experts"],
+    reduction: Float[Array, "16 c"],
+    reduction_bias: Array,
+    taps: Float[Array, "9 c"],
+    taps_bias: Array,
+    pointwise: Float[Array, "c c"],
+    pointwise_bias: Array,
+    *,
+    reduces: bool,
+) -> Arrays:
+    """Computes the probabilities of the experts, and the summary of the context.
+
+    `sums` are those of `_embedding`. The probabilities are softmax(W · mean of the features), float32, and the summary
+    is pointwise(depthwise3(reduced)). If `reduces`, the context is first reduced once more: GELU(depthwise4(reduced)).
+    """
+    if reduces:
+        reduced = gelu(_depthwise(reduced, reduction, (4, 4), (4, 4), "VALID") + reduction_bias.astype(reduced.dtype))
+    pixels = region[0].astype(jnp.float32) * region[1].astype(jnp.float32)
+    logits = jnp.matmul(jnp.sum(sums, axis=1) / pixels, router, precision="highest")
+    small = _valid(region)._replace(height=region[4], width=region[5])
+    convolved = _depthwise(mask_outside(reduced, small), taps, (3, 3)) + taps_bias.astype(reduced.dtype)
+    return jax.nn.softmax(logits, axis=-1), mask_outside(_linear(convolved, pointwise, pointwise_bias), small)
 
 
 def _experts(
     region: Region,
+    index: Index,
     x: Map,
     features: Map,
     context: Map,
@@ -89,31 +137,44 @@ def _experts(
     row_weights: Float[Array, " h"],
     columns: Int[Array, " w"],
     column_weights: Float[Array, " w"],
-    from_features: Float[Array, "n c r"],
-    from_features_bias: Float[Array, "n r"],
-    from_context: Float[Array, "n c r"],
-    from_context_bias: Float[Array, "n r"],
-    out: Float[Array, "n d c"],
-    out_bias: Float[Array, "n c"],
+    probabilities: Float[Array, "n num_experts"],
+    from_features: Float[Array, "num_experts c r"],
+    from_features_bias: Float[Array, "num_experts r"],
+    from_context: Float[Array, "num_experts c r"],
+    from_context_bias: Float[Array, "num_experts r"],
+    up: Float[Array, "num_experts r c"],
+    up_bias: Float[Array, "num_experts c"],
+    project: Float[Array, "c c"],
+    project_bias: Array,
+    *arranged: Array,
+    topk: int,
 ) -> Arrays:
-    """Computes x + out([features, low_rank]); low_rank = from_features(features) · from_context(context + summary).
+    """Computes x + project(features + Σ p · up(low_rank)) over the `topk` most probable experts of each image.
 
-    Each image has its own weights. The summary is resized linearly: row i of the image lies between the rows `rows[i]`
-    and `rows[i] + 1` of the summary, and `row_weights[i]` is the weight of the latter. Columns are alike.
+    low_rank is from_features(features) · from_context(context + summary). The summary is resized linearly: row i of the
+    image lies between the rows `rows[i]` and `rows[i] + 1` of the summary, and `row_weights[i]` is the weight of the
+    latter. Columns are alike.
     """
+    weights, chosen = jax.lax.top_k(probabilities, topk)
     resized = _resize(_resize(summary, 2, columns, column_weights, region[5]), 1, rows, row_weights, region[4])
 
-    def linear(pixels: Array, kernel: Array, bias: Array) -> Array:
-        product = jnp.einsum("nhwc,ncr->nhwr", pixels, kernel.astype(x.dtype), precision="highest")
-        return product + bias.astype(x.dtype)[:, None, None]
+    def down(pixels: Array, kernel: Array, bias: Array) -> Float[Array, "n h w k r"]:
+        product = jnp.einsum("nhwc,nkcr->nhwkr", pixels, kernel[chosen].astype(x.dtype), precision="highest")
+        return product + bias[chosen].astype(x.dtype)[:, None, None]
 
-    low_rank = linear(features, from_features, from_features_bias)
-    low_rank *= linear(context + resized, from_context, from_context_bias)
-    return (mask_outside(x + linear(jnp.concatenate([features, low_rank], axis=-1), out, out_bias), _valid(region)),)
+    low_rank = down(features, from_features, from_features_bias)
+    low_rank *= down(context + resized, from_context, from_context_bias)
+    # The projection is linear: the last map of the experts includes it.
+    projected = jnp.einsum("nkrc,cd->nkrd", up[chosen] * weights[..., None, None], project, precision="highest")
+    bias = project_bias + jnp.einsum("nkc,nk,cd->nd", up_bias[chosen], weights, project, precision="highest")
+    mixed = jnp.einsum("nhwkr,nkrd->nhwd", low_rank, projected.astype(x.dtype), precision="highest")
+    mixed += jnp.matmul(features, project.astype(x.dtype), precision="highest")
+    return (mask_outside(x + (mixed + bias.astype(x.dtype)[:, None, None]), _valid(region)),)
 
 
 def _feed_forward(
     region: Region,
+    index: Index,
     x: Map,
     scale: Array,
     offset: Array,
@@ -123,6 +184,7 @@ def _feed_forward(
     taps_bias: Array,
     project: Float[Array, "c c"],
     project_bias: Array,
+    *arranged: Array,
 ) -> Arrays:
     """Computes x + GELU(project(values · depthwise3(gate))); values and gate are the halves of GELU(expand(LN(x)))."""
     values, gate = _expanded(x, scale, offset, expand, expand_bias)
@@ -132,6 +194,7 @@ def _feed_forward(
 
 def _enhancement(
     region: Region,
+    index: Index,
     x: Map,
     scale: Array,
     offset: Array,
@@ -143,6 +206,7 @@ def _enhancement(
     column_bias: Array,
     project: Float[Array, "c c"],
     project_bias: Array,
+    *arranged: Array,
 ) -> Arrays:
     """Computes x + project(striped(query) · value); query and value are the halves of GELU(expand(LN(x)))."""
     query, value = _expanded(x, scale, offset, expand, expand_bias)
@@ -201,71 +265,96 @@ def _resize(x: Map, axis: int, above: Array, weights: Array, size: Array) -> Flo
 
 # The kernels.
 
-
-def _launched(name: str, matrices: Sequence[int], length_of: Callable[[Arrays], int]) -> Callable[..., Arrays]:
-    """Returns the function that launches a kernel.
-
-    Args:
-      name: name of the kernel.
-      matrices: positions of the arrays that are matrices, which the kernel takes in its own order.
-      length_of: function of the arrays that returns `Variant.length`.
-    """
-
-    def forward(*arrays: Array) -> Arrays:
-        x = arrays[1]
-        dtype = x.dtype.name
-        variant = Variant(name, x.shape[-1], dtype, length_of(arrays))
-        converted = [packed(array, dtype) if i in matrices else array for i, array in enumerate(arrays)]
-        if name == "experts":
-            converted[_OUT] = _packed_out(arrays[_OUT], x.shape[-1], dtype)
-        results = launch(variant, converted, _result_shapes(variant, x))
-        if name != "embedding":
-            return results
-        features, context, sums, reduced = results
-        return features, context, jnp.sum(sums, axis=1), reduced
-
-    return forward
+# Positions of the arrays that are only for the function in JAX.
+_NOT_ARRANGED = {
+    "embedding": (5, 7, 8),
+    "experts": (11, 12, 13, 14, 15, 16, 17),
+    "feed_forward": (5, 9),
+    "enhancement": (5, 11),
+}
 
 
-_OUT = 13  # position of the matrices from [features, low_rank] to the output of the experts
-
-
-def _packed_out(out: Float[Array, "n d c"], channels: int, dtype: str) -> Array:
-    """Packs two matrices one after the other, since features and low rank are padded separately."""
-    return jnp.concatenate([packed(out[:, :channels], dtype), packed(out[:, channels:], dtype)], axis=1)
-
-
-def _result_shapes(variant: Variant, x: Map) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _embedding_kernel(*arrays: Array) -> Arrays:
+    x = arrays[2]
     n, height, width, channels = x.shape
-    like_x = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    if variant.name != "embedding":
-        return (like_x,)
-    across, down, _ = variant.grid(n, height, width)
-    sums = jax.ShapeDtypeStruct((n, across * down, channels), jnp.float32)
-    return like_x, like_x, sums, jax.ShapeDtypeStruct((n, height // 4, width // 4, channels), x.dtype)
+    variant = Variant("embedding", channels, x.dtype.name)
+    grid = variant.grid(n, height, width)
+    results = (
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        jax.ShapeDtypeStruct((n, grid[0] * grid[1], channels), jnp.float32),
+        jax.ShapeDtypeStruct((n, height // 4, width // 4, channels), x.dtype),
+    )
+    return launch(variant, _for_kernel(variant, arrays), results, grid=grid, sizes=(height, width))
 
 
-def _fused(
-    plain: Callable[..., Arrays],
-    *,
-    matrices: Sequence[int],
-    batched: Sequence[int] = (1,),
-    length_of: Callable[[Arrays], int] = lambda arrays: 0,
-) -> FusedOperation:
-    name = plain.__name__.lstrip("_")
-    forward = _launched(name, matrices, length_of)
-    return FusedOperation(f"gpu_{name}", plain, forward, None, tuple(batched), ("cuda", "cpu"))
+def _routing_kernel(*arrays: Array, reduces: bool) -> Arrays:
+    sums, reduced, router = arrays[1:4]
+    n, height, width, channels = reduced.shape
+    small = (height // 4, width // 4) if reduces else (height, width)
+    variant = Variant("routing", channels, reduced.dtype.name, int(reduces), router.shape[1])
+    probabilities = jax.ShapeDtypeStruct((n, router.shape[1]), jnp.float32)
+    results = probabilities, jax.ShapeDtypeStruct((n, *small, channels), reduced.dtype)
+    grid = variant.grid(n, *small)
+    return launch(variant, arrays, results, grid=grid, sizes=(sums.shape[1], 1), summary=(*small, height, width))
+
+
+def _experts_kernel(*arrays: Array, topk: int) -> Arrays:
+    x, summary, from_features = arrays[2], arrays[5], arrays[11]
+    num_experts, _, rank = from_features.shape
+    variant = Variant("experts", x.shape[-1], x.dtype.name, rank, num_experts, topk)
+    return _launched_on_map(variant, arrays, summary.shape[1:3])
+
+
+def _feed_forward_kernel(*arrays: Array) -> Arrays:
+    x = arrays[2]
+    return _launched_on_map(Variant("feed_forward", x.shape[-1], x.dtype.name), arrays)
+
+
+def _enhancement_kernel(*arrays: Array) -> Arrays:
+    x, row = arrays[2], arrays[7]
+    return _launched_on_map(Variant("enhancement", x.shape[-1], x.dtype.name, row.shape[0]), arrays)
+
+
+def _launched_on_map(variant: Variant, arrays: Arrays, summary: tuple[int, ...] = ()) -> Arrays:
+    """Launches a kernel whose result is like `x`."""
+    x = arrays[2]
+    grid, like_x = variant.grid(*x.shape[:3]), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return launch(variant, _for_kernel(variant, arrays), (like_x,), grid=grid, sizes=x.shape[1:3], summary=summary)
+
+
+def _for_kernel(variant: Variant, arrays: Arrays) -> Arrays:
+    return tuple(array for i, array in enumerate(arrays) if i not in _NOT_ARRANGED[variant.name])
+
+
+def _fused(name: str, plain: Callable[..., Arrays], forward: Callable[..., Arrays], *batched: int) -> FusedOperation:
+    return FusedOperation(f"gpu_{name}", plain, forward, None, batched, ("cuda", "cpu"))
 
 
 OPERATIONS = {
-    "embedding": _fused(_embedding, matrices=(4, 6)),
-    # Each image has its own weights.
-    "experts": _fused(
-        _experts,
-        matrices=(9, 11),
-        batched=(1, 2, 3, 4, *range(9, 15)),
-        length_of=lambda arrays: arrays[9].shape[-1],
-    ),
-    "feed_forward": _fused(_feed_forward, matrices=(4, 8)),
-    "enhancement": _fused(_enhancement, matrices=(4, 10), length_of=lambda arrays: arrays[6].shape[0]),
+    "embedding": _fused("embedding", _embedding, _embedding_kernel, 2),
+    "feed_forward": _fused("feed_forward", _feed_forward, _feed_forward_kernel, 2),
+    "enhancement": _fused("enhancement", _enhancement, _enhancement_kernel, 2),
 }
+
+
+@functools.cache
+def routing_operation(reduces: bool) -> FusedOperation:
+    """Returns the operation of the router and the summary.
+
+    Args:
+      reduces: whether it reduces the context once more.
+    """
+    plain, forward = (functools.partial(function, reduces=reduces) for function in (_routing, _routing_kernel))
+    return _fused("routing", plain, forward, 1, 2)
+
+
+@functools.cache
+def experts_operation(topk: int) -> FusedOperation:
+    """Returns the operation of the experts.
+
+    Args:
+      topk: number of chosen experts of an image.
+    """
+    plain, forward = (functools.partial(function, topk=topk) for function in (_experts, _experts_kernel))
+    return _fused("experts", plain, forward, 2, 3, 4, 5, 10)

@@ -19,23 +19,31 @@ from seemore_jax.network.implementations.simt import device, host
 from seemore_jax.network.implementations.simt.variants import Variant
 
 
-def launch(variant: Variant, arrays: Sequence[Array], results: Sequence[jax.ShapeDtypeStruct]) -> tuple[Array, ...]:
-    """Launches a kernel on all pixels of some images: on a GPU, or on a CPU by the C++ compiler.
+def launch(
+    variant: Variant,
+    arrays: Sequence[Array],
+    results: Sequence[jax.ShapeDtypeStruct],
+    *,
+    grid: tuple[int, int, int],
+    sizes: Sequence[int],
+    summary: Sequence[int] = (),
+) -> tuple[Array, ...]:
+    """Launches a kernel: on a GPU, or on a CPU by the C++ compiler.
 
     Args:
       variant: the kernel.
-      arrays: its arrays after the sizes: the valid region, the feature maps (N, H, W, C), and the others.
+      arrays: its arrays after the sizes.
       results: shapes of its results.
+      grid: numbers of blocks.
+      sizes: height and width of the arrays of the feature maps; for "routing", the number of tiles and 1.
+      summary: height and width of the array of the summary; for "routing", then those of the reduced context.
 
     Returns:
       The results.
     """
-    images, height, width = arrays[1].shape[:3]
-    grid = variant.grid(images, height, width)
-    summary = arrays[4].shape[1:3] if variant.name == "experts" else (0, 0)
-    sizes = jnp.asarray(np.array([height, width, *grid, *summary], np.int32))
+    all_sizes = jnp.asarray(np.array([*sizes, *grid, *summary], np.int32))
     shapes = tuple((result.shape, jnp.dtype(result.dtype).name) for result in results)
-    return tuple(_LAUNCH.bind(sizes, *arrays, variant=variant, grid=grid, shapes=shapes))
+    return tuple(_LAUNCH.bind(all_sizes, *arrays, variant=variant, grid=grid, shapes=shapes))
 
 
 # The operation.

@@ -20,13 +20,11 @@ static_assert(kGroups * kPadded * 4 <= kInputRows * kPitch * static_cast<int>(si
 static_assert(kTileHeight % 4 == 0 && kTileWidth % 4 == 0, "a tile has whole cells of the reduction");
 
 struct Arrays {
-  const int *sizes, *region;
+  const int *sizes, *region, *group;
   const Value* x;
-  const float *scale, *offset;
-  const Value* kernel;  // nine matrices
-  const float* bias;
-  const Value* expand;  // the matrices to a and to z
-  const float *expand_bias, *row, *row_bias, *column, *column_bias, *reduction, *reduction_bias;
+  const float *scale, *offset, *bias, *row, *row_bias, *column, *column_bias, *reduction, *reduction_bias;
+  const Value* matrices;     // for each residual group, nine of the convolution, and those to a and to z
+  const float* expand_bias;  // for each residual group
   Value *features, *context;
   float* sums;  // for each image and tile
   Value* reduced;
@@ -51,7 +49,7 @@ DEVICE void reduce(const Arrays& p, const Map& map, Block block, int group, int 
 }
 
 // conv3 and GELU, for 16 pixels of the embedded tile with its neighbours.
-DEVICE void embed(const Arrays& p, const Value* input, Value* embedded, int first) {
+DEVICE void embed(const Arrays& p, const Value* kernel, const Value* input, Value* embedded, int first) {
   const auto row_of = [=](int i) { return first + i; };
   const auto epilogue = [&](int, int, int row, int column, float low, float high) {
     const Pair bias = channel_pair(p.bias, column);
@@ -65,8 +63,7 @@ DEVICE void embed(const Arrays& p, const Value* input, Value* embedded, int firs
       [&](auto& sums, int tile, int count) {
         NO_UNROLL for (int tap = 0; tap < 9; ++tap) {
           const Value* corner = input + (tap / 3 * kInputWidth + tap % 3) * kPitch;
-          accumulate<kSteps>(sums, corner, corners, p.kernel + (tap * kSteps * kTiles + tile) * kFragment, kTiles,
-                             count);
+          accumulate<kSteps>(sums, corner, corners, kernel + (tap * kSteps * kTiles + tile) * kFragment, kTiles, count);
         }
       },
       epilogue);
@@ -79,6 +76,8 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
   Value *input = shared, *embedded = shared + kInputRows * kPitch;
   Value *local = input, *along_row = embedded;  // later
   float* partial = reinterpret_cast<float*>(input);
+  const Value *kernel = p.matrices + *p.group * 11 * kMatrix, *expand = kernel + 9 * kMatrix;
+  const float* expand_bias = p.expand_bias + *p.group * 2 * kChannels;
 
   FOR_WARPS(warp) {
     for (int first = 16 * warp; first < kInputRows; first += 16 * kWarps)
@@ -89,16 +88,16 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
   }
   BARRIER();
   FOR_WARPS(warp) {
-    for (int first = 16 * warp; first < kEmbeddedRows; first += 16 * kWarps) embed(p, input, embedded, first);
+    for (int first = 16 * warp; first < kEmbeddedRows; first += 16 * kWarps) embed(p, kernel, input, embedded, first);
   }
   BARRIER();
   FOR_WARPS(warp) {
     for (int first = 16 * warp; first < kEmbeddedRows; first += 16 * kWarps) {
       const RowOffsets rows = offsets([=](int i) { return first + i; });
-      multiply<kTiles>(embedded, rows, p.expand, [&](int, int, int i, int channel, float low, float high) {
+      multiply<kTiles>(embedded, rows, expand, [&](int, int, int i, int channel, float low, float high) {
         const int pixel = first + i, row = top - 1 + pixel / kEmbeddedWidth, column = left - 1 + pixel % kEmbeddedWidth;
         const bool is_valid = pixel < kEmbeddedPixels && map.is_valid(row, column);
-        const Pair bias = channel_pair(p.expand_bias, channel);
+        const Pair bias = channel_pair(expand_bias, channel);
         set_shared_pair(local + pixel * kPitch + channel, is_valid ? low + bias.low : 0.0f,
                         is_valid ? high + bias.high : 0.0f);
       });
@@ -108,12 +107,12 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
         const int pixel = first + i;
         return (pixel / kTileWidth + 1) * kEmbeddedWidth + pixel % kTileWidth + 1;
       });
-      const Value* weights = p.expand + kSteps * kTiles * kFragment;
+      const Value* weights = expand + kMatrix;
       multiply<kTiles>(embedded, rows, weights, [&](int, int, int i, int channel, float low, float high) {
         const int row = top + (first + i) / kTileWidth, column = left + (first + i) % kTileWidth;
         if (!map.has(row, column) || channel >= kChannels) return;
-        const Pair bias = {p.expand_bias[kChannels + channel],
-                           channel + 1 < kChannels ? p.expand_bias[kChannels + channel + 1] : 0.0f};
+        const Pair bias = {expand_bias[kChannels + channel],
+                           channel + 1 < kChannels ? expand_bias[kChannels + channel + 1] : 0.0f};
         set_pixel_pair(p.context + map.at(block.z, row, column), channel, low + bias.low, high + bias.high);
       });
     }

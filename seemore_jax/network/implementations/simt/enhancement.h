@@ -19,13 +19,10 @@ constexpr int kSharedBytes = (kLines * kTileWidth + 2 * kWorkRows) * kPitch * si
 static_assert(kSharedBytes == SEEMORE_SHARED_BYTES, "the launch has another size of shared memory");
 
 struct Arrays {
-  const int *sizes, *region;
+  const int *sizes, *region, *group;
   const Value* x;
-  const float *scale, *offset;
-  const Value* expand;  // the matrices to the query and to the value
-  const float *expand_bias, *row, *row_bias, *column, *column_bias;
-  const Value* project;
-  const float* project_bias;
+  const float *scale, *offset, *expand_bias, *row, *row_bias, *column, *column_bias, *project_bias;
+  const Value* matrices;  // for each residual group, those to the query and to the value, and the projection
   Value* result;
 };
 
@@ -39,7 +36,7 @@ DEVICE void project(const Arrays& p, const Map& map, Block block, int first, Val
             [&](int i) { return Place{map.has(row_of(i), column_of(i)), map.at(block.z, row_of(i), column_of(i))}; });
   WARP_BARRIER();
   const RowOffsets rows = offsets(same);
-  const Value* weights = p.expand + kSteps * kTiles * kFragment;
+  const Value* weights = p.matrices + (3 * *p.group + 1) * kMatrix;
   multiply<kTiles>(input, rows, weights, [&](int, int, int i, int channel, float low, float high) {
     const Pair bias = channel < kChannels
                           ? Pair{p.expand_bias[kChannels + channel],
@@ -50,12 +47,13 @@ DEVICE void project(const Arrays& p, const Map& map, Block block, int first, Val
   });
   clear_padding<kTiles>(product, same);
   WARP_BARRIER();
-  multiply<kTiles>(product, rows, p.project, [&](int, int, int i, int channel, float low, float high) {
-    if (!map.has(row_of(i), column_of(i)) || channel >= kChannels) return;
-    const i64 at = map.at(block.z, row_of(i), column_of(i));
-    const Pair bias = channel_pair(p.project_bias, channel), x = pixel_pair(p.x + at, channel);
-    set_pixel_pair(p.result + at, channel, x.low + (low + bias.low), x.high + (high + bias.high));
-  });
+  multiply<kTiles>(product, rows, p.matrices + (3 * *p.group + 2) * kMatrix,
+                   [&](int, int, int i, int channel, float low, float high) {
+                     if (!map.has(row_of(i), column_of(i)) || channel >= kChannels) return;
+                     const i64 at = map.at(block.z, row_of(i), column_of(i));
+                     const Pair bias = channel_pair(p.project_bias, channel), x = pixel_pair(p.x + at, channel);
+                     set_pixel_pair(p.result + at, channel, x.low + (low + bias.low), x.high + (high + bias.high));
+                   });
 }
 
 DEVICE void run(const Arrays& p, Value* shared, Block block) {
@@ -74,12 +72,13 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
         normalize(input + first * kPitch, p.x, p.scale, p.offset, [&](int i) { return place_of(first + i); });
         WARP_BARRIER();
         const RowOffsets rows = offsets([=](int i) { return first + i; });
-        multiply<kTiles>(input, rows, p.expand, [&](int, int, int i, int channel, float low, float high) {
-          const bool is_valid = place_of(first + i).is_read;
-          const Pair bias = channel_pair(p.expand_bias, channel);
-          set_shared_pair(query + (first + i) * kPitch + channel, is_valid ? gelu(low + bias.low) : 0.0f,
-                          is_valid ? gelu(high + bias.high) : 0.0f);
-        });
+        multiply<kTiles>(
+            input, rows, p.matrices + 3 * *p.group * kMatrix, [&](int, int, int i, int channel, float low, float high) {
+              const bool is_valid = place_of(first + i).is_read;
+              const Pair bias = channel_pair(p.expand_bias, channel);
+              set_shared_pair(query + (first + i) * kPitch + channel, is_valid ? gelu(low + bias.low) : 0.0f,
+                              is_valid ? gelu(high + bias.high) : 0.0f);
+            });
       }
     }
     BARRIER();

@@ -17,13 +17,10 @@ constexpr int kSharedBytes = (2 * kHaloRows + kGatedRows) * kPitch * sizeof(Valu
 static_assert(kSharedBytes == SEEMORE_SHARED_BYTES, "the launch has another size of shared memory");
 
 struct Arrays {
-  const int *sizes, *region;
+  const int *sizes, *region, *layer;
   const Value* x;
-  const float *scale, *offset;
-  const Value* expand;  // the matrices to the values and to the gate
-  const float *expand_bias, *taps, *taps_bias;
-  const Value* project;
-  const float* project_bias;
+  const float *scale, *offset, *expand_bias, *taps, *taps_bias, *project_bias;
+  const Value* matrices;  // for each layer, those to the values and to the gate, and the projection
   Value* result;
 };
 
@@ -42,6 +39,7 @@ DEVICE Pair gate_pair(const Arrays& p, const Value* gate, int row, int channel) 
 DEVICE void run(const Arrays& p, Value* shared, Block block) {
   const Map map = map_of(p.sizes, p.region);
   const int top = block.y * kTileHeight, left = block.x * kTileWidth;
+  const Value *expand = p.matrices + *p.layer * 3 * kMatrix, *project = expand + 2 * kMatrix;
   Value *input = shared, *gate = shared + kHaloRows * kPitch, *gated = gate + kHaloRows * kPitch;
 
   FOR_WARPS(warp) {
@@ -53,7 +51,7 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
       });
       WARP_BARRIER();
       const RowOffsets rows = offsets([=](int i) { return first + i; });
-      const Value* weights = p.expand + kSteps * kTiles * kFragment;
+      const Value* weights = expand + kMatrix;
       multiply<kTiles>(input, rows, weights, [&](int, int, int i, int channel, float low, float high) {
         const int pixel = first + i, row = top - 1 + pixel / kHaloWidth, column = left - 1 + pixel % kHaloWidth;
         const bool is_valid = pixel < kHaloPixels && map.is_valid(row, column);
@@ -76,7 +74,7 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
       const RowOffsets rows = offsets(halo_row);
       const auto gated_row = [=](int i) { return kOneChunk ? halo_row(i) : first + i; };
       Value* product = kOneChunk ? input : gated;
-      multiply<kTiles>(input, rows, p.expand, [&](int, int, int i, int channel, float low, float high) {
+      multiply<kTiles>(input, rows, expand, [&](int, int, int i, int channel, float low, float high) {
         const Pair bias = channel_pair(p.expand_bias, channel);
         const Pair g = gate_pair(p, gate, halo_row(i), channel);
         set_shared_pair(product + gated_row(i) * kPitch + channel, gelu(low + bias.low) * g.low,
@@ -84,14 +82,13 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
       });
       clear_padding<kTiles>(product, gated_row);
       WARP_BARRIER();
-      multiply<kTiles>(
-          product, offsets(gated_row), p.project, [&](int, int, int i, int channel, float low, float high) {
-            const int row = top + (first + i) / kTileWidth, column = left + (first + i) % kTileWidth;
-            if (!map.has(row, column) || channel >= kChannels) return;
-            const i64 at = map.at(block.z, row, column);
-            const Pair bias = channel_pair(p.project_bias, channel), x = pixel_pair(p.x + at, channel);
-            set_pixel_pair(p.result + at, channel, x.low + gelu(low + bias.low), x.high + gelu(high + bias.high));
-          });
+      multiply<kTiles>(product, offsets(gated_row), project, [&](int, int, int i, int channel, float low, float high) {
+        const int row = top + (first + i) / kTileWidth, column = left + (first + i) % kTileWidth;
+        if (!map.has(row, column) || channel >= kChannels) return;
+        const i64 at = map.at(block.z, row, column);
+        const Pair bias = channel_pair(p.project_bias, channel), x = pixel_pair(p.x + at, channel);
+        set_pixel_pair(p.result + at, channel, x.low + gelu(low + bias.low), x.high + gelu(high + bias.high));
+      });
     }
   }
 }

@@ -15,6 +15,7 @@ constexpr int kMostTiles = 8;  // most tiles of 8 columns that a warp computes a
 DEVICE constexpr int tiles_of(int columns) { return (columns + 7) / 8; }
 constexpr int kSteps = kPadded / 16;
 constexpr int kTiles = tiles_of(kChannels);
+constexpr int kMatrix = kSteps * kTiles * kFragment;  // values of a matrix from C to C channels
 constexpr bool kOneChunk = kTiles <= kMostTiles;
 
 // Offsets in shared memory of the two pixels of each lane.

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from seemore_jax.network.config import SeemoReConfig
+
 THREADS = 256  # kThreads of simt.h
 # The most shared memory that a block can have on each of the supported architectures: 99 kB, on sm_86 and sm_89.
 MOST_SHARED_BYTES = 99 * 1024
@@ -16,6 +18,7 @@ _TALL_TILES = ((16, 16), *_TILES)
 _ROWS = ((1, 128), (1, 64), (1, 32), (1, 16))
 _LINES = (4, 1)
 _MOST_TILES = 8  # kMostTiles of products.h
+_PIXELS_OF_THREAD = 4  # kOfThread of routing.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,16 +26,21 @@ class Variant:
     """A kernel for one number of channels and one type.
 
     Attributes:
-      name: name of the kernel: "embedding", "experts", "feed_forward" or "enhancement".
+      name: name of the kernel: "embedding", "routing", "experts", "feed_forward" or "enhancement".
       channels: number of channels of the feature maps, at least 1.
       compute_dtype: type of the feature maps and of the matrices, "float32" or "bfloat16".
-      length: rank of the experts, or length of the filters of the enhancement; 0 for the other kernels.
+      length: rank of an expert; length of the filters of the enhancement; for "routing", 1 if it reduces the context
+        once more. 0 for the other kernels.
+      num_experts: number of experts, for "routing" and "experts".
+      topk: number of chosen experts of an image, for "experts".
     """
 
     name: str
     channels: int
     compute_dtype: str
     length: int = 0
+    num_experts: int = 0
+    topk: int = 0
 
     @property
     def tile(self) -> tuple[int, int, int] | None:
@@ -42,6 +50,8 @@ class Variant:
         """
         if self.channels > _MOST_CHANNELS:
             return None
+        if self.name == "routing":
+            return 1, _PIXELS_OF_THREAD * _threads_of_a_pair(self.channels), 1
         tiles = {"experts": _ROWS, "enhancement": _TALL_TILES}.get(self.name, _TILES)
         candidates = ((*tile, lines) for lines in _LINES for tile in tiles)
         return next((tile for tile in candidates if self._bytes(*tile) <= MOST_SHARED_BYTES), None)
@@ -63,8 +73,12 @@ class Variant:
         pixels = height * width
         if self.name == "embedding":
             return (_round_up((height + 4) * (width + 4), 16) + _round_up((height + 2) * (width + 2), 16)) * row
+        if self.name == "routing":
+            padded = _round_up(self.channels, 16)
+            router = (_threads_of_a_pair(self.channels) + 1) * padded + self.num_experts
+            return 4 * max(pixels * padded, router)
         if self.name == "experts":
-            return pixels * (2 * row + _row_bytes(self.length, size))
+            return pixels * (2 * row + _row_bytes(self.topk * _round_up(self.length, 16), size))
         if self.name == "feed_forward":
             in_place = self.channels <= 8 * _MOST_TILES
             return (2 * _round_up((height + 2) * (width + 2), 16) + (0 if in_place else pixels)) * row
@@ -86,6 +100,8 @@ class Variant:
             "SEEMORE_CHANNELS": self.channels,
             "SEEMORE_BFLOAT16": int(self.compute_dtype == "bfloat16"),
             "SEEMORE_LENGTH": self.length,
+            "SEEMORE_EXPERTS": self.num_experts,
+            "SEEMORE_TOPK": self.topk,
             "SEEMORE_TILE_HEIGHT": height,
             "SEEMORE_TILE_WIDTH": width,
             "SEEMORE_LINES": lines,
@@ -97,27 +113,28 @@ class Variant:
 
         Args:
           images: number of images.
-          height, width: size of their arrays in pixels.
+          height, width: size of their arrays in pixels; for "routing", of the summary.
         """
         assert self.tile is not None
+        if self.name == "routing":  # the first block computes the router
+            return 1 - (-height * width // self.tile[1]), 1, images
         if self.name == "experts":
             return -(-height * width // self.tile[1]), 1, images
         return -(-width // self.tile[1]), -(-height // self.tile[0]), images
 
 
-def variants_of(channels: int, compute_dtype: str, rank: int, filter_length: int) -> Iterator[Variant]:
+def variants_of(config: SeemoReConfig) -> Iterator[Variant]:
     """Yields the kernels of a network.
 
     Args:
-      channels: number of channels of the feature maps.
-      compute_dtype: type of the feature maps, "float32" or "bfloat16".
-      rank: rank of the chosen experts of an image together.
-      filter_length: length of the filters of the enhancement.
+      config: configuration of the network.
     """
+    channels, compute_dtype, num_experts = config.embedding_dim, config.compute_dtype, config.num_experts
     yield Variant("embedding", channels, compute_dtype)
-    yield Variant("experts", channels, compute_dtype, rank)
+    yield Variant("routing", channels, compute_dtype, int(config.recursive > 1), num_experts)
+    yield Variant("experts", channels, compute_dtype, max(config.ranks), num_experts, config.topk)
     yield Variant("feed_forward", channels, compute_dtype)
-    yield Variant("enhancement", channels, compute_dtype, filter_length)
+    yield Variant("enhancement", channels, compute_dtype, config.global_kernel_size)
 
 
 def packed(matrix: Array, compute_dtype: str) -> Array:
@@ -145,6 +162,11 @@ def packed(matrix: Array, compute_dtype: str) -> Array:
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
+
+
+def _threads_of_a_pair(channels: int) -> int:
+    """Returns how many threads have the same pair of channels: kGroups of memory.h."""
+    return THREADS // (_round_up(channels, 16) // 2)
 
 
 def _row_bytes(columns: int, size: int) -> int:
