@@ -2,13 +2,16 @@
 
     pip install 'jax[cuda12]'    # in an environment of its own: 5.5 GB
     python -m benchmarks.gpu_kernels --output build/gpu_kernels.json
-    python -m benchmarks.gpu_kernels --no-network --architectures sm_90
+    python -m benchmarks.gpu_kernels --networks --architectures sm_90    # registers and spills alone
+    python -m benchmarks.gpu_kernels --networks T-x4 B-x4 --gpus h100
 
 The first table has one line for each kernel, width and type: the widths are those of T (36) and of B and L (48); the
 scale does not change them. NVRTC makes the PTX; ptxas counts registers and spilled bytes, for each architecture.
-The second table has the inference of one image of T ×4 by the plain network and by the kernels, compiled by XLA for an
-H100: the memory traffic as `seemore_jax.ahead_of_time.program_cost` counts it, and the launches. A GPU tunes what XLA
-compiles, so that the figures of the plain network are an upper bound. Nothing here is measured on a GPU.
+The second table has the inference of one image by T ×4, by the plain network and by the kernels, for an H100: the
+memory traffic as `seemore_jax.ahead_of_time.program_cost` counts it, and the launches. A GPU tunes what XLA compiles,
+so that the figures of the plain network are an upper bound. The third has the kernels in each of the nine networks, for
+a GPU of each architecture, and the milliseconds that the traffic takes at the bandwidth of the GPU's memory, with 1 µs
+for each launch: a lower bound. Nothing here is measured on a GPU.
 """
 
 import argparse
@@ -26,9 +29,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from tqdm.auto import tqdm
 
 from benchmarks.harness import options, records, tables
-from seemore_jax.ahead_of_time.gpus import GpuTopology
+from seemore_jax.ahead_of_time.gpus import GPUS, LAUNCH_SECONDS, GpuTopology
 from seemore_jax.ahead_of_time.program_cost import memory_bytes, program_cost
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations.simt import device
@@ -36,6 +40,8 @@ from seemore_jax.network.implementations.simt.variants import THREADS, Variant, 
 from seemore_jax.system.devices import compiling_for
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
+EACH_ARCHITECTURE = ("a100", "a10", "rtx4090", "h100", "b200")
+NETWORKS = tuple(f"{name}-x{scale}" for name in "TBL" for scale in (2, 3, 4))
 DTYPES = ("float32", "bfloat16")
 
 
@@ -54,10 +60,13 @@ class Resources:
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """Cost of one inference of a compiled network."""
+    """Cost of one inference of a compiled network. `bound_ms` is the least time that memory and launches take."""
 
+    network: str
     implementation: str
     compute_dtype: str
+    gpu: str
+    bound_ms: float
     hbm_gb: float
     launches: int
     kernels: int
@@ -73,10 +82,17 @@ def main() -> None:
     found = [resources for variant in network_variants() for resources in compiled(variant, chosen.architectures)]
     print(_resources_table(found), flush=True)
     inferences: list[Inference] = []
-    if not chosen.no_network:
+    if chosen.networks:
         _prepare_xla()
-        inferences = [inference(i, d, *chosen.size) for d in DTYPES for i in ("plain", "gpu")]
-        print("\n" + _inference_table(inferences))
+        compared = [inference("T-x4", i, d, "h100", *chosen.size) for d in DTYPES for i in ("plain", "gpu")]
+        print("\n" + _inference_table(compared), flush=True)
+        every = [(n, d, g) for n in chosen.networks for d in DTYPES for g in chosen.gpus]
+        inferences = [
+            inference(network, "gpu", dtype, kind, *chosen.size)
+            for network, dtype, kind in tqdm(every, unit="program", disable=None)
+        ]
+        print("\n" + _networks_table(inferences))
+        inferences = [*compared, *inferences]
     print("\n" + records.footer(time.perf_counter() - start))
     spilled = [f"this kernel spills: {resources}" for resources in found if resources.spilled_bytes]
     report = {"kernels": list(map(dataclasses.asdict, found)), "network": list(map(dataclasses.asdict, inferences))}
@@ -89,7 +105,10 @@ def _options() -> argparse.Namespace:
         "--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES, help="(default: all)"
     )
     parser.add_argument("--size", type=options.image_size, default=(640, 480), help="WxH (default: 640x480)")
-    parser.add_argument("--no-network", action="store_true", help="compile the kernels only")
+    parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=NETWORKS, help="(default: all)")
+    parser.add_argument(
+        "--gpus", nargs="+", choices=sorted(GPUS), default=EACH_ARCHITECTURE, help="(default: %(default)s)"
+    )
     options.add_output(parser)
     return parser.parse_args()
 
@@ -142,18 +161,20 @@ def _prepare_xla() -> None:
     jax.extend.backend.backends()  # loads the plugin for CUDA
 
 
-def inference(implementation: str, compute_dtype: str, width: int, height: int) -> Inference:
-    """Compiles the inference of one image of T ×4 for an H100.
+def inference(network: str, implementation: str, compute_dtype: str, kind: str, width: int, height: int) -> Inference:
+    """Compiles the inference of one image.
 
     Args:
+      network: name of the network, such as "T-x4".
       implementation: "plain" or "gpu".
       compute_dtype: "float32" or "bfloat16".
+      kind: name of the GPU, such as "h100".
       width, height: size of the image in LR pixels.
     """
-    sharding = jax.sharding.SingleDeviceSharding(GpuTopology("h100:1").devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(GpuTopology(f"{kind}:1").devices()[0])
     precision = "highest" if compute_dtype == "float32" else "default"
     fields: dict[str, Any] = {"compute_dtype": compute_dtype, "precision": precision}
-    config = SeemoReConfig.variant("T", 4, implementation=implementation, **fields)
+    config = SeemoReConfig.variant(network[0], int(network[-1]), implementation=implementation, **fields)
     graph, parameters = nnx.split(SeemoRe.abstract(config))
 
     def upscale(parameters: nnx.State, lr: jax.Array) -> jax.Array:
@@ -171,8 +192,8 @@ def inference(implementation: str, compute_dtype: str, width: int, height: int) 
     assert text is not None
     cost = program_cost(text)
     return Inference(
-        implementation,
-        compute_dtype,
+        *(network, implementation, compute_dtype, kind),
+        bound_ms=1e3 * (cost.hbm_bytes / GPUS[kind].hbm_bandwidth + cost.kernel_launches * LAUNCH_SECONDS),
         hbm_gb=cost.hbm_bytes / 1e9,
         launches=cost.kernel_launches,
         kernels=text.count('custom_call_target="__gpu$xla.gpu.ptx"'),
@@ -205,6 +226,20 @@ def _inference_table(inferences: list[Inference]) -> str:
             *(f"{i.temporaries_gb:.2f}", f"{i.compile_s:.0f}"),
         ]
         for i in inferences
+    ]
+    return tables.aligned(header, rows)
+
+
+def _networks_table(inferences: list[Inference]) -> str:
+    """Returns a table with a line for each network and type, and a column for each GPU."""
+    gpus = list(dict.fromkeys(i.gpu for i in inferences))
+    lines: dict[tuple[str, str], list[Inference]] = {}
+    for found in inferences:
+        lines.setdefault((found.network, found.compute_dtype), []).append(found)
+    header = ["network", "type", *(f"{kind}: GB, launches, ms" for kind in gpus)]
+    rows = [
+        [*line, *(f"{of.hbm_gb:.2f}, {of.launches}, {of.bound_ms:.2f}" for of in found)]
+        for line, found in lines.items()
     ]
     return tables.aligned(header, rows)
 

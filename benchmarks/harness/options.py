@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.harness.networks import MODELS
 
-IMPLEMENTATIONS = ("plain", "auto", "cpu")
+IMPLEMENTATIONS = ("plain", "auto", "cpu", "gpu")
 # The release fails on smaller images.
 _SMALLEST_SIDE = 16
 

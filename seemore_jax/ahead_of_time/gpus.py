@@ -69,10 +69,11 @@ class Gpu:
       link_bandwidth: bytes/s of a GPU to the others of its host, in one direction: NVLink, or else PCIe.
       host_bandwidth: bytes/s of a GPU to other hosts, in one direction.
 
-    Sources: NVIDIA's data sheets and architecture white papers of H100 (SXM5, 80 GB), H200 (SXM), A100 (SXM4, 40 GB),
-    L4 and Ada (GeForce RTX 4090) for peaks, bandwidths, clocks and caches; the DGX H100, H200 and A100 data sheets for
-    the network (a port of 400 or 200 Gbit/s for each GPU). That a host with L4 or RTX 4090 has a port of 100 Gbit/s
-    for its GPUs together, and eight of them, is an assumption. The memory of an H200 and of an L4 is rounded down.
+    Sources: NVIDIA's data sheets and architecture white papers of B200 (HGX), H100 (SXM5, 80 GB), H200 (SXM), A100
+    (SXM4, 40 GB), A10, L4 and Ada (GeForce RTX 4090) for peaks, bandwidths, clocks and caches; the DGX B200, H100, H200
+    and A100 data sheets for the network (a port of 400 or 200 Gbit/s for each GPU). That a host with A10, L4 or RTX
+    4090 has a port of 100 Gbit/s for its GPUs together, and eight of them, is an assumption. The memory of a B200, an
+    H200, an A10 and an L4 is rounded down.
     """
 
     name: str
@@ -123,9 +124,16 @@ class Gpu:
 
 
 # Bytes of shared memory for each multiprocessor and for each block, and threads for each multiprocessor.
-_LIMITS = {(8, 0): (167936, 166912, 2048), (8, 9): (102400, 101376, 1536), (9, 0): (233472, 232448, 2048)}
+_LIMITS = {
+    (8, 0): (167936, 166912, 2048),
+    (8, 6): (102400, 101376, 1536),
+    (8, 9): (102400, 101376, 1536),
+    (9, 0): (233472, 232448, 2048),
+    (10, 0): (233472, 232448, 2048),
+}
 _MIB, _GIB = 2**20, 2**30
 GPUS: Mapping[str, Gpu] = {
+    "a10": Gpu("NVIDIA A10", (8, 6), 22 * _GIB, 600e9, 125e12, 31.2e12, 1.695e9, 72, 128, 6 * _MIB, 32e9, 1.5625e9),
     "a100": Gpu(
         "NVIDIA A100-SXM4-40GB",
         (8, 0),
@@ -140,6 +148,7 @@ GPUS: Mapping[str, Gpu] = {
         300e9,
         25e9,
     ),
+    "b200": Gpu("NVIDIA B200", (10, 0), 178 * _GIB, 8000e9, 2250e12, 75e12, 1.965e9, 148, 128, 126 * _MIB, 900e9, 50e9),
     "h100": Gpu(
         "NVIDIA H100 80GB HBM3", (9, 0), 84_929_347_584, 3352e9, 989e12, 67e12, 1.98e9, 132, 128, 50 * _MIB, 450e9, 50e9
     ),

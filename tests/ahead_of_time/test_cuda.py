@@ -71,7 +71,7 @@ def assert_it_fits(report: Report) -> None:
 
 
 @whole
-@pytest.mark.parametrize("name", ["h100:8", "h200:8", "a100:8x4", "l4:1", "rtx4090:1"])
+@pytest.mark.parametrize("name", ["b200:8", "h100:8", "h200:8", "a100:8x4", "a10:1", "l4:1", "rtx4090:1"])
 def test_the_step_of_any_gpus_compiles(name: str) -> None:
     config = experiment(4)
     report = step_report(config, GpuTopology(name), 8, None, kernels=True)

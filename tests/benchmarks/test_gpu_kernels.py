@@ -37,10 +37,10 @@ def test_launches_are_counted() -> None:
     assert program_cost(_HLO).kernel_launches == 2
 
 
-@pytest.mark.parametrize("name", ["embedding", "experts", "feed_forward", "enhancement"])
+@pytest.mark.parametrize("name", ["embedding", "routing", "experts", "feed_forward", "enhancement"])
 def test_the_source_for_a_gpu_has_a_parameter_for_each_array(name: str) -> None:
     """On a GPU, the kernel's launch passes one address for each parameter."""
-    arrays = {"embedding": 19, "experts": 17, "feed_forward": 12, "enhancement": 14}[name]
-    source = device.source(Variant(name, 36, "bfloat16", 3))
+    arrays = {"embedding": 19, "routing": 13, "experts": 19, "feed_forward": 12, "enhancement": 14}[name]
+    source = device.source(Variant(name, 36, "bfloat16", 3, num_experts=3, topk=1))
     assert source.count("void* a") == arrays
     assert f"#define SEEMORE_KERNEL {name}" in source
