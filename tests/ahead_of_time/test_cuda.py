@@ -89,6 +89,16 @@ def test_inference_compiles_and_sends_nothing(dtype: str) -> None:
 
 
 @whole
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_kernels_need_few_launches_and_little_traffic(dtype: str) -> None:
+    """Those of docs/performance.md: 60 launches, and 3 GB in bfloat16."""
+    config = experiment(4, compute_dtype=dtype, implementation="gpu")
+    report = inference_report(config, GpuTopology("h100:1"), 480, 640, kernels=True)
+    assert report.kernel_launches <= 60
+    assert report.hbm_traffic <= (3e9 if dtype == "bfloat16" else 6e9)
+
+
+@whole
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 131), (480, 640)])
 def test_an_exported_file_compiles_for_a_gpu(height: int, width: int, tmp_path: Path) -> None:
     """Compiles from the file alone, whose program knows neither the sizes nor the device."""

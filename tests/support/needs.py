@@ -118,3 +118,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.stats.get("skipped", [])
     if reports:
         terminalreporter.write_line(summary(report.longrepr[2] for report in reports))
+
+
+def without_kernel_warning(printed: str) -> str:
+    """Returns what a program printed, without the line with which it says that there are no CPU kernels.
+
+    Programs print this line where there was no compiler.
+    """
+    lines = printed.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("there are no CPU kernels"))

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib.metadata
 import itertools
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,22 @@ def test_a_level_that_the_cpu_does_not_have_is_refused(monkeypatch: pytest.Monke
 @needs_kernels
 def test_without_sources_the_libraries_are_taken_as_they_are(compiled: Path) -> None:
     assert native._text(native._library(), "seemore_sources")
+
+
+@needs_kernels
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_copy_of_the_repository_takes_the_libraries_of_the_installation(
+    compiled: Path, changed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, `pip install .` and then `python -m seemore_jax` in the repository, as in the README, is slow."""
+    environment = compiled.parent / "environment"
+    installed = environment / native._IN_PACKAGE
+    shutil.move(compiled, installed)
+    if changed:
+        (compiled.parent / "rows.h").write_text("// changed after the installation")
+    found = types.SimpleNamespace(locate_file=lambda path: environment / path)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: found)
+    assert ("install seemore-jax again" in native.unavailable_reason()) == changed
 
 
 @needs_kernels

@@ -1,13 +1,14 @@
 """C++ kernels for the CPU: the choice of a library, and its registration with XLA.
 
 The installation compiles the kernels (CMakeLists.txt), once for each level of vector instructions, into the folder
-`compiled`. The library of the fastest level that the CPU can run is loaded. Without one, `available` returns False, and
-the plain implementation computes the network, several times slower.
+`compiled` of the installed package. The library of the fastest level that the CPU can run is loaded. Without one,
+`available` returns False, and the plain implementation computes the network, several times slower.
 """
 
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import logging
 import os
 import platform
@@ -18,6 +19,7 @@ import jax
 
 _LOG = logging.getLogger(__name__)
 _FOLDER = Path(__file__).parent
+_IN_PACKAGE = "seemore_jax/network/implementations/native/compiled"
 # The levels of each kind of CPU, as CMakeLists.txt names them, from the slowest, which every CPU of the kind can run.
 LEVELS = {"x86-64": ("x86-64-v2", "x86-64-v3", "x86-64-v4"), "ARM": ("armv8-a",), "other": ("native",)}
 _FORWARD = (
@@ -80,8 +82,7 @@ def level() -> str:
     Raises:
       OSError: there are no libraries, the CPU can run none of them, or not the one that the user has named.
     """
-    folder = _FOLDER / "compiled"
-    built = [name for levels in LEVELS.values() for name in levels if (folder / f"kernels-{name}.so").is_file()]
+    built = [name for levels in LEVELS.values() for name in levels if _path(name).is_file()]
     if not built:
         remedy = "install seemore-jax on a machine with a C++ compiler (g++ or clang++), or from a wheel"
         raise OSError(f"they were not compiled when seemore-jax was installed: {remedy}")
@@ -99,12 +100,34 @@ def _library() -> ctypes.CDLL:
     library = _opened(level())
     sources = sorted(path for pattern in ("*.cc", "*.h") for path in _FOLDER.glob(pattern))
     if sources and _text(library, "seemore_sources") != _digest(sources):  # a wheel has no sources
-        raise OSError("they were compiled from other sources than those beside them: make kernels compiles them again")
+        raise OSError(
+            "they were compiled from other sources than these: install seemore-jax again, or run make kernels"
+        )
     return library
 
 
 def _opened(name: str) -> ctypes.CDLL:
-    return ctypes.CDLL(str(_FOLDER / "compiled" / f"kernels-{name}.so"))
+    return ctypes.CDLL(str(_path(name)))
+
+
+def _path(name: str) -> Path:
+    return _compiled_folder() / f"kernels-{name}.so"
+
+
+def _compiled_folder() -> Path:
+    """Returns the folder of the libraries: beside this file or, if there is none, that of the installed package.
+
+    In a copy of the repository, Python imports the package from there, and `pip install .` has put the libraries into
+    the environment.
+    """
+    here = _FOLDER / "compiled"
+    if here.is_dir():
+        return here
+    try:
+        installed = importlib.metadata.distribution("seemore-jax")
+    except importlib.metadata.PackageNotFoundError:
+        return here
+    return Path(str(installed.locate_file(_IN_PACKAGE)))
 
 
 def _text(library: ctypes.CDLL, function: str) -> str:
