@@ -133,7 +133,7 @@ def without_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Prepares an installation that was made without a compiler."""
     monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    for function in ("level", "unavailable_reason", "available"):
+    for function in ("level", "unavailable_reason", "available", "_compiled_folder"):
         monkeypatch.setattr(native, function, getattr(native, function).__wrapped__)
 
 

@@ -225,7 +225,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     shutil.copytree(native._FOLDER / "compiled", tmp_path / "compiled")
     monkeypatch.delenv("SEEMORE_NATIVE", raising=False)
     monkeypatch.setattr(native, "_FOLDER", tmp_path)
-    for function in ("level", "unavailable_reason", "available"):
+    for function in ("level", "unavailable_reason", "available", "_compiled_folder"):
         monkeypatch.setattr(native, function, getattr(native, function).__wrapped__)
     return tmp_path / "compiled"
 
@@ -303,8 +303,8 @@ def test_a_copy_of_the_repository_takes_the_libraries_of_the_installation(
     shutil.move(compiled, installed)
     if changed:
         (compiled.parent / "rows.h").write_text("// changed after the installation")
-    found = types.SimpleNamespace(locate_file=lambda path: environment / path)
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: found)
+    found = [types.SimpleNamespace(locate_file=folder.joinpath) for folder in (compiled.parent, environment)]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda *, name: found)
     assert ("install seemore-jax again" in native.unavailable_reason()) == changed
 
 

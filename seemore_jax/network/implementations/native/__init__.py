@@ -114,20 +114,19 @@ def _path(name: str) -> Path:
     return _compiled_folder() / f"kernels-{name}.so"
 
 
+@functools.cache
 def _compiled_folder() -> Path:
     """Returns the folder of the libraries: beside this file or, if there is none, that of the installed package.
 
     In a copy of the repository, Python imports the package from there, and `pip install .` has put the libraries into
-    the environment.
+    the environment. What the installation leaves in the repository counts as an installed package, too.
     """
     here = _FOLDER / "compiled"
     if here.is_dir():
         return here
-    try:
-        installed = importlib.metadata.distribution("seemore-jax")
-    except importlib.metadata.PackageNotFoundError:
-        return here
-    return Path(str(installed.locate_file(_IN_PACKAGE)))
+    installed = importlib.metadata.distributions(name="seemore-jax")
+    folders = (Path(str(distribution.locate_file(_IN_PACKAGE))) for distribution in installed)
+    return next((folder for folder in folders if folder.is_dir()), here)
 
 
 def _text(library: ctypes.CDLL, function: str) -> str:
