@@ -54,7 +54,7 @@ def test_slower_kernels_are_no_problem(capsys: pytest.CaptureFixture[str], monke
 def test_missing_kernels_are_a_problem(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(native, "_FOLDER", tmp_path)
+    monkeypatch.setattr(native, "_compiled_folder", lambda: tmp_path)
     for function in ("level", "unavailable_reason", "available"):
         monkeypatch.setattr(native, function, getattr(native, function).__wrapped__)
     assert main(["doctor"]) == 1

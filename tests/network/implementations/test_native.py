@@ -304,7 +304,7 @@ def test_a_copy_of_the_repository_takes_the_libraries_of_the_installation(
     if changed:
         (compiled.parent / "rows.h").write_text("// changed after the installation")
     found = [types.SimpleNamespace(locate_file=folder.joinpath) for folder in (compiled.parent, environment)]
-    monkeypatch.setattr(importlib.metadata, "distributions", lambda *, name: found)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: found)
     assert ("install seemore-jax again" in native.unavailable_reason()) == changed
 
 
