@@ -64,6 +64,7 @@ LEFT_OUT = {
     "make demo": "makes an environment",
     "make test": "runs this",
     "pip install": "changes the environment",
+    "uv venv": "needs uv, and makes an environment",
     "seemore_jax web": "runs until it is interrupted: tests/web",
     "prepare df2k": "downloads gigabytes",
     "configs/seemore_t_x2.py": "trains on DF2K",
@@ -77,6 +78,7 @@ LEFT_OUT = {
     "benchmarks.tpu": "needs libtpu: make test-tpu-compile",
     "benchmarks.gpu": "needs the CUDA plugin: make test-gpu-compile",
     "--placement device": "needs a GPU",
+    "benchmarks.on_gpu": "needs a GPU",
 }
 RUN = [command for command in COMMANDS if command != QUICKSTART and not any(part in command for part in LEFT_OUT)]
 # No command takes nearly as long.
