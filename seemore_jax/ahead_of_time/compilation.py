@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ import jax
 from seemore_jax.ahead_of_time.gpus import NO_TILES, GpuTopology, compiler_options
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import memory_bytes
+from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.targets import Target
 from seemore_jax.ahead_of_time.topologies import Topology
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write, user_cache
+from seemore_jax.training.experiment import Experiment
 
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
@@ -121,7 +123,8 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
 
     XLA has no estimate for a kernel inside a program, so each kernel is compiled by itself. This happens in another
     process, because libtpu reads the flag for the analysis only when it is loaded, and with this flag the compilation
-    of XLA's own fusions takes very long.
+    of XLA's own fusions takes very long. Each kernel has its own process, because the analysis of large arrays takes
+    gigabytes that only the end of the process frees.
 
     Args:
       jaxpr: the traced program, a `jax.core.Jaxpr`.
@@ -134,19 +137,36 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       InputError: the compiler refuses a kernel.
     """
     cycles: dict[str, int] = {}
-    missing: dict[str, bytes] = {}
     for name, program in _exported_kernels(jaxpr):
-        cached = _read_cache(_key(topology.kind, program))
-        if cached:
-            cycles[name] = cached["cycles"]
-        else:
-            missing[name] = program
-    if missing:
-        found = _analyse_in_another_process(missing, topology)
-        for name, count in found.items():
-            _write_cache(_key(topology.kind, missing[name]), {"cycles": count})
-        cycles |= found
+        key = _key(topology.kind, program)
+        found = _read_cache(key)
+        if found is None:
+            found = {"cycles": _analyse_in_another_process(program, topology)}
+            _write_cache(key, found)
+        if found["cycles"] is not None:
+            cycles[name] = found["cycles"]
     return cycles
+
+
+def step_kernel_cycles(experiment: Experiment, topology: Topology, images: int) -> dict[str, int]:
+    """Returns the cycles of one call of each Pallas kernel of a training step, as `kernel_cycles` does.
+
+    A kernel computes one image after the other, so that its cycles grow linearly. They are extrapolated from those for
+    one and for two images, because the analysis of 32 images takes over 20 GB of memory.
+
+    Args:
+      experiment: the experiment.
+      topology: the TPU slice to compile for.
+      images: the number of patches on each chip.
+
+    Raises:
+      InputError: the compiler refuses a kernel.
+    """
+    device = topology.devices()[:1]
+    one, *two = (
+        kernel_cycles(trace_step(experiment, device, few).jaxpr.jaxpr, topology) for few in range(1, min(images, 2) + 1)
+    )
+    return {name: cycles + (images - 1) * (two[0][name] - cycles if two else 0) for name, cycles in one.items()}
 
 
 def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
@@ -167,15 +187,16 @@ def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
         yield name, bytes(program.serialize())
 
 
-def _analyse_in_another_process(programs: dict[str, bytes], topology: Topology) -> dict[str, int]:
+def _analyse_in_another_process(program: bytes, topology: Topology) -> int | None:
+    """Returns the cycles of the kernel of a serialized program; None if the compiler does not tell them."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, program in programs.items():
-            (Path(folder) / name).write_bytes(program)
+        file = Path(folder) / "program"
+        file.write_bytes(program)
         environment = os.environ | {
             "LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}/profiles",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
-        command = [sys.executable, "-m", __name__, topology.name, *(str(Path(folder) / name) for name in programs)]
+        command = [sys.executable, "-m", __name__, topology.name, str(file)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
@@ -183,19 +204,15 @@ def _analyse_in_another_process(programs: dict[str, bytes], topology: Topology) 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _analyse(topology: Topology, files: Sequence[Path]) -> dict[str, int]:
-    """Compiles serialized programs and returns the cycles of their kernels; runs in the other process."""
+def _analyse(topology: Topology, file: Path) -> int | None:
+    """Compiles a serialized program and returns the cycles of its kernel; runs in the other process."""
     sharding = jax.sharding.SingleDeviceSharding(topology.devices()[0])
-    cycles = {}
-    for file in files:
-        program = jax.export.deserialize(bytearray(file.read_bytes()))
-        arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
-        call = jax.jit(program.call, in_shardings=sharding, out_shardings=sharding)
-        text = call.lower(*arguments).compile().as_text() or ""
-        found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
-        if found:
-            cycles[file.name] = int(found[1])
-    return cycles
+    program = jax.export.deserialize(bytearray(file.read_bytes()))
+    arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
+    call = jax.jit(program.call, in_shardings=sharding, out_shardings=sharding)
+    text = call.lower(*arguments).compile().as_text() or ""
+    found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
+    return int(found[1]) if found else None
 
 
 # The cache of results.
@@ -231,4 +248,4 @@ def _write_cache(key: str, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_analyse(Topology(sys.argv[1]), [Path(name) for name in sys.argv[2:]])))
+    print(json.dumps(_analyse(Topology(sys.argv[1]), Path(sys.argv[2]))))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kernel_cycles
+from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kernel_cycles, step_kernel_cycles
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
 from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
@@ -176,7 +176,8 @@ def step_report(
     if second_batch:
         other = compile_traced(trace_step(experiment, devices, second_batch * count), topology).memory
     largest = extrapolate_largest_batch(compiled.memory, images, other, second_batch, topology.chip.hbm_bytes)
-    return _report(experiment, topology, count, images, traced, compiled, kernels, *largest)
+    cycles = step_kernel_cycles(experiment, topology, images) if kernels and isinstance(topology, Topology) else None
+    return _report(experiment, topology, count, images, traced, compiled, cycles, *largest)
 
 
 def extrapolate_largest_batch(
@@ -221,7 +222,9 @@ def inference_report(experiment: Experiment, topology: Target, height: int, widt
       InputError: the program does not fit into the memory of a chip.
     """
     traced = trace_inference(experiment, topology.devices()[0], height, width)
-    return _report(experiment, topology, 1, 1, traced, compile_traced(traced, topology), kernels, None, "")
+    compiled = compile_traced(traced, topology)
+    cycles = kernel_cycles(traced.jaxpr.jaxpr, topology) if kernels and isinstance(topology, Topology) else None
+    return _report(experiment, topology, 1, 1, traced, compiled, cycles, None, "")
 
 
 def split_batch(experiment: Experiment, chips: int) -> int:
@@ -248,15 +251,14 @@ def _report(
     images: int,
     traced: Any,
     compiled: Compiled,
-    kernels: bool,
+    cycles_of_each: dict[str, int] | None,
     largest: int | None,
     largest_from: str,
 ) -> Report:
     cost = program_cost(compiled.hlo)
     cycles = None if isinstance(topology, Topology) else 0
-    if kernels and isinstance(topology, Topology):
-        each = kernel_cycles(traced.jaxpr.jaxpr, topology) if cost.kernels else {}
-        cycles = sum(call.times * each[call.name] for call in cost.kernels)
+    if cycles_of_each is not None:
+        cycles = sum(call.times * cycles_of_each[call.name] for call in cost.kernels)
     payload = sum(one.bytes * one.times for one in cost.collectives)
     network = sum(one.times * all_reduce_seconds(one.bytes, topology) for one in cost.collectives)
     flops = matrix_flops(traced.jaxpr.jaxpr)

@@ -49,5 +49,5 @@ def test_a_kernel_that_is_refused_by_itself_is_one_line(monkeypatch: pytest.Monk
     refused = subprocess.CompletedProcess([], 1, "", "Traceback\n  of many lines\nJaxRuntimeError: too large\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
     with pytest.raises(InputError, match="JaxRuntimeError: too large; --no_kernels") as error:
-        compilation._analyse_in_another_process({"name": b""}, Topology("v4:2x2x1"))
+        compilation._analyse_in_another_process(b"", Topology("v4:2x2x1"))
     assert "\n" not in str(error.value)

@@ -100,6 +100,7 @@ def test_the_kernels_need_few_launches_and_little_traffic(dtype: str) -> None:
 
 
 @whole
+@pytest.mark.usefixtures("unchecked")  # a program for any size has symbolic sizes
 @pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 131), (480, 640)])
 def test_an_exported_file_compiles_for_a_gpu(height: int, width: int, tmp_path: Path) -> None:
     """Compiles from the file alone, whose program knows neither the sizes nor the device."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -23,7 +24,9 @@ from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.configs.release import recipe
-from seemore_jax.network import SeemoRe
+from seemore_jax.exporting.load_stablehlo import load_stablehlo
+from seemore_jax.exporting.stablehlo import to_stablehlo
+from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.training.experiment import Experiment
 
 pytestmark = pytest.mark.needs("libtpu")
@@ -145,6 +148,20 @@ def test_inference_sends_nothing() -> None:
     report = inference_report(experiment(4), Topology("v5e:1x1"), 180, 320, kernels=False)
     assert report.collectives == ()
     assert_it_fits(report)
+
+
+@whole
+@pytest.mark.usefixtures("unchecked")  # a program for any size has symbolic sizes
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (97, 131), (480, 640)])
+def test_an_exported_file_compiles_for_a_tpu(height: int, width: int, tmp_path: Path) -> None:
+    """Compiles from the file alone, whose program knows neither the sizes nor the device."""
+    file = tmp_path / "network.stablehlo"
+    file.write_bytes(to_stablehlo(SeemoRe(SeemoReConfig.variant("T", 4), rngs=nnx.Rngs(0))))
+    sharding = jax.sharding.SingleDeviceSharding(Topology("v5e:1x1").devices()[0])
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32, sharding=sharding)
+    compiled = jax.jit(load_stablehlo(file)).trace(image).lower(lowering_platforms=("tpu",)).compile()
+    (output,) = jax.tree.leaves(compiled.out_info)
+    assert output.shape == (1, 4 * height, 4 * width, 3)
 
 
 @whole
