@@ -90,21 +90,27 @@ def arranged(groups: Sequence[GroupWeights], compute_dtype: str) -> ArrangedWeig
     def stacked(weights_of: Callable[[GroupWeights], Array]) -> Array:
         return jnp.stack([weights_of(group) for group in groups])
 
+    def of_experts(position: int) -> Array:
+        """Stacks an array of each expert over the groups first: XLA fuses no more than some 60 arrays at once."""
+        count = len(groups[0].experts[position])
+        each = [jnp.stack([group.experts[position][expert] for group in groups]) for expert in range(count)]
+        return jnp.stack(each, axis=1)
+
     layers = [layer for group in groups for layer in (group.feed_forward_1, group.feed_forward_2)]
     project = stacked(lambda group: group.experts[6])
     # The projection after the experts is linear. The last map of each expert includes it.
-    up = stacked(lambda group: jnp.concatenate([group.experts[4], group.experts[5][:, None]], axis=1))
-    up = jnp.sum(up[..., None] * project[:, None, None], axis=-2)
+    up = jnp.sum(of_experts(4)[..., None] * project[:, None, None], axis=-2)
+    up_bias = jnp.sum(of_experts(5)[..., None] * project[:, None], axis=-2)
     return ArrangedWeights(
         embedding=(
             packed(stacked(lambda group: jnp.concatenate([group.embedding[2], group.embedding[4]])), compute_dtype),
             stacked(lambda group: group.embedding[5]),
         ),
         experts=(
-            packed(stacked(lambda group: jnp.stack([group.experts[0], group.experts[2]], axis=1)), compute_dtype),
-            stacked(lambda group: jnp.stack([group.experts[1], group.experts[3]], axis=1)),
-            packed(up[:, :, :-1], compute_dtype),
-            up[:, :, -1],
+            packed(jnp.stack([of_experts(0), of_experts(2)], axis=2), compute_dtype),
+            jnp.stack([of_experts(1), of_experts(3)], axis=2),
+            packed(up, compute_dtype),
+            up_bias,
             packed(project, compute_dtype),
         ),
         feed_forward=(packed(_expand_and_project(layers, 2, 6), compute_dtype),),
