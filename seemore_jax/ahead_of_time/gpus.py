@@ -17,7 +17,7 @@ import jax
 
 from seemore_jax.system.errors import InputError
 
-# The share of a device's memory that JAX allocates: XLA_PYTHON_CLIENT_MEM_FRACTION, if it is not set.
+# The share of a device's memory that JAX allocates if XLA_PYTHON_CLIENT_MEM_FRACTION does not set another one.
 MEMORY_FRACTION = 0.75
 # Seconds between two kernels in which the device computes nothing. This is an assumption for kernels that XLA starts
 # from a CUDA graph; NVIDIA's "Getting Started with CUDA Graphs" (2019) has 0.5 to 0.9 µs on a V100.

@@ -57,7 +57,7 @@ def _parse_flags(arguments: Sequence[str], module: ModuleType) -> Any:
 
 
 def _with_config_file(argument: str) -> str:
-    """Returns `--config=NAME` with the path of the configuration; every other argument as it is."""
+    """Replaces the name in `--config=NAME` by the path of the configuration; returns other arguments unchanged."""
     flag, equals, name = argument.partition("=")
     return f"{flag}={config_file(name)}" if equals and flag.lstrip("-") == "config" else argument
 

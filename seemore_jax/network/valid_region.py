@@ -81,11 +81,11 @@ def sum_inside(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, 
     Returns:
       One sum for each image and channel, float32.
     """
-    return jnp.sum(keep_counting(x, region), axis=(1, 2), dtype=jnp.float32)
+    return jnp.sum(mask_uncounted(x, region), axis=(1, 2), dtype=jnp.float32)
 
 
-def keep_counting(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h w c"]:
-    """Sets everything to zero but the rows `begin` to `end` − 1 of the valid columns.
+def mask_uncounted(x: Float[Array, "n h w c"], region: ValidRegion) -> Float[Array, "n h w c"]:
+    """Sets to zero what sums over the image leave out: all but the rows `begin` to `end` − 1 of the valid columns.
 
     Args:
       x: feature maps.

@@ -17,12 +17,12 @@ from seemore_jax.ahead_of_time.compilation import compile_traced
 from seemore_jax.ahead_of_time.gpus import GpuTopology, compiler_options, require_cuda_plugin
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
-from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
-from seemore_jax.configs.release import recipe
+from seemore_jax.ahead_of_time.report import inference_report, step_report
 from seemore_jax.exporting.load_stablehlo import load_stablehlo
 from seemore_jax.exporting.stablehlo import to_stablehlo
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.training.experiment import Experiment
+from tests.support.steps_ahead import assert_it_fits, bytes_to_send, experiment
 
 pytestmark = pytest.mark.needs("cuda")
 whole = pytest.mark.skipif("SEEMORE_GPU_COMPILE" not in os.environ, reason="takes minutes: make test-gpu-compile")
@@ -32,20 +32,6 @@ SMALL = {"num_layers": 1, "embedding_dim": 12}
 @pytest.fixture(autouse=True)
 def plugin() -> None:
     require_cuda_plugin()
-
-
-def experiment(scale: int, **fields: Any) -> Experiment:
-    config = recipe("T", scale)
-    config.compute_dtype, config.precision = "bfloat16", "default"
-    config.update(fields)
-    return Experiment.of(config)
-
-
-def bytes_to_send(config: Experiment) -> int:
-    """Returns the bytes of the gradients, two loss terms, the counts of chosen experts, and the flag to stop."""
-    network = config.network
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network))))
-    return 4 * (parameters + 2 + network.num_layers * network.num_experts + 1)
 
 
 def is_the_one_all_reduce(collectives: Any, config: Experiment) -> bool:
@@ -62,12 +48,6 @@ def test_a_step_of_one_group_compiles_and_sends_one_all_reduce(tmp_path: Path, m
     assert is_the_one_all_reduce(cost.collectives, config)
     assert cost.kernel_launches > 100
     assert compile_traced(trace_step(config, topology.devices(), 4), topology) == compiled  # read from the cache
-
-
-def assert_it_fits(report: Report) -> None:
-    assert 0 < report.occupied < report.hbm_bytes
-    assert report.matrix_flops > 10**9
-    assert report.hbm_traffic > 10**7
 
 
 @whole

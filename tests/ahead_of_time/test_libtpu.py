@@ -21,13 +21,13 @@ from seemore_jax.ahead_of_time.compilation import compile_traced, kernel_cycles
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import program_cost
 from seemore_jax.ahead_of_time.programs import trace_step
-from seemore_jax.ahead_of_time.report import Report, inference_report, step_report
+from seemore_jax.ahead_of_time.report import inference_report, step_report
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
-from seemore_jax.configs.release import recipe
 from seemore_jax.exporting.load_stablehlo import load_stablehlo
 from seemore_jax.exporting.stablehlo import to_stablehlo
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.training.experiment import Experiment
+from tests.support.steps_ahead import assert_it_fits, bytes_to_send, experiment
 
 pytestmark = pytest.mark.needs("libtpu")
 whole = pytest.mark.skipif("SEEMORE_TPU_COMPILE" not in os.environ, reason="takes minutes: make test-tpu-compile")
@@ -65,20 +65,6 @@ KERNELS = {f"{block}_{way}" for block in BLOCKS for way in ("forward", "backward
 @pytest.fixture(autouse=True)
 def libtpu() -> None:
     require_libtpu()
-
-
-def experiment(scale: int, variant: str = "T", dtype: str = "bfloat16", **fields: Any) -> Experiment:
-    config = recipe(variant, scale)
-    config.compute_dtype, config.precision = dtype, "default" if dtype == "bfloat16" else "highest"
-    config.update(fields)
-    return Experiment.of(config)
-
-
-def bytes_to_send(config: Experiment) -> int:
-    """Returns the bytes of the gradients, two loss terms, the counts of chosen experts, and the flag to stop."""
-    network = config.network
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(SeemoRe.abstract(network))))
-    return 4 * (parameters + 2 + network.num_layers * network.num_experts + 1)
 
 
 def is_the_one_all_reduce(collectives: Any, config: Experiment) -> bool:
@@ -175,9 +161,3 @@ def test_kernels_are_analysed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(count > 100 for count in cycles.values())
     monkeypatch.setattr("subprocess.run", None)
     assert kernel_cycles(jaxpr, topology) == cycles
-
-
-def assert_it_fits(report: Report) -> None:
-    assert 0 < report.occupied < report.hbm_bytes
-    assert report.matrix_flops > 10**9
-    assert report.hbm_traffic > 10**7

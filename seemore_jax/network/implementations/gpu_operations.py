@@ -20,7 +20,7 @@ from seemore_jax.network.implementations.fused_operation import Arrays, FusedOpe
 from seemore_jax.network.implementations.simt import launch
 from seemore_jax.network.implementations.simt.variants import Variant
 from seemore_jax.network.layers import gelu
-from seemore_jax.network.valid_region import ValidRegion, keep_counting, mask_outside
+from seemore_jax.network.valid_region import ValidRegion, mask_outside, mask_uncounted
 
 Map = Float[Array, "n h w c"]
 Region = Int32[Array, "6"]
@@ -86,15 +86,15 @@ def _embedding(
 
 
 def _tile_sums(features: Map, valid: ValidRegion) -> Float[Array, "n tiles c"]:
-    """Returns the sums of the features that count, over each tile of the kernel, float32."""
+    """Returns the sums over each tile of the kernel, float32, of the features that the mean over the image takes."""
     n, height, width, channels = features.shape
     variant = Variant("embedding", channels, features.dtype.name)
     assert variant.tile is not None
     across, down, _ = variant.grid(n, height, width)
     tile_height, tile_width, _ = variant.tile
-    counting = keep_counting(features, valid).astype(jnp.float32)
+    counted = mask_uncounted(features, valid).astype(jnp.float32)
     padding = (0, 0), (0, down * tile_height - height), (0, across * tile_width - width), (0, 0)
-    tiles = jnp.pad(counting, padding).reshape(n, down, tile_height, across, tile_width, channels)
+    tiles = jnp.pad(counted, padding).reshape(n, down, tile_height, across, tile_width, channels)
     return jnp.sum(tiles, axis=(2, 4)).reshape(n, -1, channels)
 
 

@@ -24,6 +24,11 @@ from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBl
 
 Arrays = tuple[Array, ...]
 
+# Positions of weights in the tuples of `GroupWeights`.
+_CONVOLUTION, _CONTEXT_EXPAND, _CONTEXT_EXPAND_BIAS = 2, 4, 5  # embedding
+_FROM_FEATURES, _FROM_FEATURES_BIAS, _FROM_CONTEXT, _FROM_CONTEXT_BIAS, _UP, _UP_BIAS, _PROJECT = range(7)  # experts
+_EXPAND, _FEED_FORWARD_PROJECT, _ENHANCEMENT_PROJECT = 2, 6, 8  # feed-forward layers and enhancement
+
 
 class GroupWeights(NamedTuple):
     """Arrays of a residual group for its operations, in the order of their arguments."""
@@ -87,8 +92,8 @@ def arranged(groups: Sequence[GroupWeights], compute_dtype: str) -> ArrangedWeig
       compute_dtype: type of the matrices, "float32" or "bfloat16".
     """
 
-    def stacked(weights_of: Callable[[GroupWeights], Array]) -> Array:
-        return jnp.stack([weights_of(group) for group in groups])
+    def stacked(of: Callable[[GroupWeights], Array]) -> Array:
+        return jnp.stack([of(group) for group in groups])
 
     def of_experts(position: int) -> Array:
         """Stacks an array of each expert over the groups first: XLA fuses no more than some 60 arrays at once."""
@@ -97,30 +102,36 @@ def arranged(groups: Sequence[GroupWeights], compute_dtype: str) -> ArrangedWeig
         return jnp.stack(each, axis=1)
 
     layers = [layer for group in groups for layer in (group.feed_forward_1, group.feed_forward_2)]
-    project = stacked(lambda group: group.experts[6])
+    enhancements = [group.enhancement for group in groups]
+    project = stacked(lambda group: group.experts[_PROJECT])
     # The projection after the experts is linear. The last map of each expert includes it.
-    up = jnp.sum(of_experts(4)[..., None] * project[:, None, None], axis=-2)
-    up_bias = jnp.sum(of_experts(5)[..., None] * project[:, None], axis=-2)
+    up = jnp.sum(of_experts(_UP)[..., None] * project[:, None, None], axis=-2)
+    up_bias = jnp.sum(of_experts(_UP_BIAS)[..., None] * project[:, None], axis=-2)
     return ArrangedWeights(
         embedding=(
-            packed(stacked(lambda group: jnp.concatenate([group.embedding[2], group.embedding[4]])), compute_dtype),
-            stacked(lambda group: group.embedding[5]),
+            packed(
+                stacked(
+                    lambda group: jnp.concatenate([group.embedding[_CONVOLUTION], group.embedding[_CONTEXT_EXPAND]])
+                ),
+                compute_dtype,
+            ),
+            stacked(lambda group: group.embedding[_CONTEXT_EXPAND_BIAS]),
         ),
         experts=(
-            packed(jnp.stack([of_experts(0), of_experts(2)], axis=2), compute_dtype),
-            jnp.stack([of_experts(1), of_experts(3)], axis=2),
+            packed(jnp.stack([of_experts(_FROM_FEATURES), of_experts(_FROM_CONTEXT)], axis=2), compute_dtype),
+            jnp.stack([of_experts(_FROM_FEATURES_BIAS), of_experts(_FROM_CONTEXT_BIAS)], axis=2),
             packed(up, compute_dtype),
             up_bias,
             packed(project, compute_dtype),
         ),
-        feed_forward=(packed(_expand_and_project(layers, 2, 6), compute_dtype),),
-        enhancement=(packed(_expand_and_project([group.enhancement for group in groups], 2, 8), compute_dtype),),
+        feed_forward=(packed(_expand_and_project(layers, _FEED_FORWARD_PROJECT), compute_dtype),),
+        enhancement=(packed(_expand_and_project(enhancements, _ENHANCEMENT_PROJECT), compute_dtype),),
     )
 
 
-def _expand_and_project(layers: Sequence[Arrays], expand: int, project: int) -> Float[Array, "layers 3 c c"]:
-    """Stacks the two matrices at the position `expand` and the one at `project` of each layer."""
-    return jnp.stack([jnp.concatenate([layer[expand], layer[project][None]]) for layer in layers])
+def _expand_and_project(layers: Sequence[Arrays], project: int) -> Float[Array, "layers 3 c c"]:
+    """Stacks the three matrices of each layer: the two that expand, and the one at the position `project`."""
+    return jnp.stack([jnp.concatenate([layer[_EXPAND], layer[project][None]]) for layer in layers])
 
 
 def _experts(block: MixtureOfRankExpertsBlock) -> Arrays:

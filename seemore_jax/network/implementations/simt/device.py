@@ -128,7 +128,7 @@ def _version(library: ctypes.CDLL) -> str:
 
 
 def installed(pattern: str) -> list[Path]:
-    """Returns files of the packages that `jax[cuda12]` installs.
+    """Returns the paths of files in the packages that `jax[cuda12]` installs.
 
     Args:
       pattern: pattern of their paths in the folder of these packages.

@@ -102,7 +102,7 @@ DEVICE void run(const Arrays& p, Value* shared, Block block) {
     const int channel = thread % kPairs * 2, group = thread / kPairs;
     if (group < kGroups && channel < 8 * kTiles)
       for (int j = group; j < kTileWidth; j += kGroups) {
-        // In place: a row is written after the last filter that reads it.
+        // The filter works in place: it writes a row only after it has read that row for the last time.
         Value* line = striped + j * kPitch + channel;
         filter<kLength>(
             kTileHeight, p.column, p.column_bias, channel,

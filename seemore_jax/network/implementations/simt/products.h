@@ -151,7 +151,7 @@ DEVICE void multiply(Add add, Epilogue epilogue) {
   constexpr int kChunks = (kColumnTiles + kMostTiles - 1) / kMostTiles;
   constexpr int kCount = (kColumnTiles + kChunks - 1) / kChunks;
   NO_UNROLL for (int first = 0; first < kColumnTiles; first += kCount) {
-    // With one chunk, this is a constant, and the comparisons with it vanish.
+    // If there is one chunk, the compiler knows this number, and removes the comparisons with it.
     const int count = kChunks == 1 || first + kCount <= kColumnTiles ? kCount : kColumnTiles - first;
     Sums<kCount> sums;
     clear(sums);

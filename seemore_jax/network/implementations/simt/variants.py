@@ -170,5 +170,5 @@ def _threads_of_a_pair(channels: int) -> int:
 
 
 def _row_bytes(columns: int, size: int) -> int:
-    """Returns the bytes of a row of shared memory, with the skew that puts rows into different banks."""
+    """Returns the size of a row of shared memory in bytes, with the skew that shifts successive rows to other banks."""
     return (_round_up(columns, 16) + (8 if size == 2 else 4)) * size
