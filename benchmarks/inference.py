@@ -20,6 +20,7 @@ import seemore_jax as sj
 from benchmarks import peers
 from benchmarks.harness import networks, options, records, tables, timing
 from benchmarks.harness.timing import Call
+from seemore_jax.ahead_of_time.gpus import GPUS
 from seemore_jax.inference.runner import upscale_batch
 
 DEFAULT_MODELS = ("T-x4", "T-x2", "L-x4")
@@ -33,16 +34,8 @@ LABELS = {
 # The largest difference of two outputs that is accepted, in 1/255: values near a half may be rounded up or down.
 BOUNDS = {"float32": 1, "bfloat16": 5}
 
-# Bytes per second of device memory, from the data sheets.
-BANDWIDTH = {
-    "H200": 4.8e12,
-    "H100 PCIe": 2.0e12,
-    "H100": 3.35e12,
-    "A100-SXM4-80GB": 2.04e12,
-    "A100-SXM4-40GB": 1.56e12,
-    "L4": 0.3e12,
-    "RTX 4090": 1.01e12,
-}
+# Bytes per second of memory of two devices for which no program is compiled ahead of time, from the data sheets.
+_OTHER_BANDWIDTHS = {"NVIDIA H100 PCIe": 2.0e12, "NVIDIA A100-SXM4-80GB": 2.04e12}
 
 
 def main() -> None:
@@ -188,11 +181,11 @@ def ideal_traffic(config: sj.SeemoReConfig, pixels: int, bytes_per_value: int) -
 def _bandwidth_fractions(
     config: sj.SeemoReConfig, pixels: int, timings: timing.Timings, dtype: str
 ) -> dict[str, float]:
-    kind = jax.devices()[0].device_kind
-    known = [bandwidth for device, bandwidth in BANDWIDTH.items() if device in kind]
-    if not known:
+    bandwidths = _OTHER_BANDWIDTHS | {gpu.name: gpu.hbm_bandwidth for gpu in GPUS.values()}
+    bandwidth = bandwidths.get(jax.devices()[0].device_kind)
+    if bandwidth is None:
         return {}
-    ideal = ideal_traffic(config, pixels, 4 if dtype == "float32" else 2) / known[0]
+    ideal = ideal_traffic(config, pixels, 4 if dtype == "float32" else 2) / bandwidth
     return {label: ideal / timings.median(label) for label in timings.seconds}
 
 
