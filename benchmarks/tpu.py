@@ -26,8 +26,9 @@ from seemore_jax.ahead_of_time.programs import trace_step
 from seemore_jax.ahead_of_time.topologies import Topology, require_libtpu
 from seemore_jax.configs.release import recipe
 from seemore_jax.network import SeemoRe, SeemoReConfig
-from seemore_jax.network.implementations import plain, tpu
+from seemore_jax.network.implementations import tpu
 from seemore_jax.network.implementations.pallas_stages import MapShape
+from seemore_jax.network.implementations.tpu_weights import group_weights
 from seemore_jax.network.layers import Abstract
 from seemore_jax.network.seemore import ResidualGroup
 from seemore_jax.system.devices import compiling_for
@@ -193,7 +194,7 @@ def _trace_fused_part(setting: Setting, part: str) -> Traced:
     shape = MapShape.of(PATCH, PATCH, config)
 
     def fused(parameters: Any, x: Any) -> Any:
-        weights = tpu.group_weights(nnx.merge(graph, parameters), shape, config)
+        weights = group_weights(nnx.merge(graph, parameters), shape, config)
         return {
             "feed_forward": lambda: tpu.apply_feed_forward(weights.feed_forwards[1], x, shape),
             "enhancement": lambda: tpu.apply_enhancement(weights.enhancement, x, shape, config),
@@ -212,12 +213,14 @@ def _trace_ends(setting: Setting) -> Traced:
     lr = jax.ShapeDtypeStruct((setting.batch, PATCH, PATCH, 3), jnp.float32)
     hr = jax.ShapeDtypeStruct((setting.batch, PATCH * config.scale, PATCH * config.scale, 3), jnp.float32)
 
-    def no_groups(groups: Any, x: Any, config: Any) -> Any:
-        return x, None
-
     def loss(parameters: Any, lr: Any, hr: Any) -> Any:
-        sr, _ = plain.apply_network(nnx.merge(graph, parameters), lr, groups=no_groups)
-        return loss_terms(sr, hr).total
+        model = nnx.merge(graph, parameters)
+        shallow = model.extract(lr)
+        if config.implementation == "plain":
+            return loss_terms(model.reconstruct(shallow, shallow), hr).total
+        shape = MapShape.of(PATCH, PATCH, config)
+        maps = tpu.to_map(shallow, shape)
+        return loss_terms(tpu.reconstruct(model, maps, maps, shape), hr).total
 
     gradient = jax.jit(jax.grad(loss), in_shardings=setting.sharding, out_shardings=setting.sharding)
     return gradient.trace(parameters, lr, hr)

@@ -1,4 +1,4 @@
-"""Blocks of a residual group for TPU kernels: their stages, and their weights as matrices.
+"""Blocks of the network for TPU kernels, as stages.
 
 A convolution is computed as one matrix product. Copies of the input, shifted by each column offset, are stacked along
 the channels. The product has one part for each row offset; these parts are shifted and summed. The matrix of a
@@ -9,9 +9,6 @@ idle here, and the vector units are the bottleneck.
 import functools
 from collections.abc import Sequence
 
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 from seemore_jax.network.implementations.pallas_arithmetic import stacked
@@ -25,9 +22,9 @@ from seemore_jax.network.implementations.pallas_stages import (
     StageEnvironment,
     round_up,
 )
-from seemore_jax.network.layers import bias_of
 
 _NEIGHBOURS = (-1, 0, 1)
+STEPS = (-2, -1, 0, 1, 2)  # offsets of taps from the group of `row_stripe_groups`, away from the centre
 
 
 # Stages.
@@ -49,7 +46,7 @@ def _convolve(
     rows: Sequence[int],
     *,
     inner_bias: bool = False,
-) -> Float[Array, "c chunk"]:
+) -> Float[Array, "d chunk"]:
     """Returns Σ over row and column offsets of matrix[row, column] · (shifted window), with zero padding.
 
     With `inner_bias`, the matrix has a column that is added wherever the row offset stays inside the image. For this,
@@ -76,11 +73,35 @@ def _gate(env: StageEnvironment, weights: BlockWeights, x: Array, values: Array,
     return (x + env.arithmetic.gelu(_linear(env, weights, "project", values * gate)),)
 
 
-def _stripe_along_rows(env: StageEnvironment, weights: BlockWeights, query: Array) -> tuple[Array, ...]:
-    """Returns the depthwise 1×k convolution of the query."""
-    reach = weights["row"].shape[1] // env.shape.rows // 2
-    row = _convolve(env, weights["row"], query, range(-reach, reach + 1), (0,)) + weights["row_bias"]
-    return (row,)
+def _stripe_along_rows(
+    kernel_size: int, env: StageEnvironment, weights: BlockWeights, query: Array
+) -> tuple[Array, ...]:
+    """Returns the depthwise 1×k convolution of the query.
+
+    The offset of a tap is that of its group, nearer to the centre, and a step of at most two pixels away from it. Each
+    part of the product sums three taps, and is shifted by the offset of their group. The pixel at that offset lies
+    between the output and the tap. It is therefore outside of the row only if the tap is, and both may be masked.
+    """
+    shifted = [env.shifted(query, step) * env.mask(step) if step else query for step in STEPS]
+    groups = row_stripe_groups(kernel_size)
+    outputs = env.arithmetic.parts(env.product(weights["row"], stacked(shifted)), len(groups))
+    moved = [
+        env.crop(env.shifted(one, group)) * env.crop(env.mask(group)) if group else env.crop(one)
+        for one, group in zip(outputs, groups, strict=True)
+    ]
+    return (sum(moved[1:], start=moved[0]) + weights["row_bias"],)
+
+
+def row_stripe_groups(kernel_size: int) -> list[int]:
+    """Returns the offset of each group of three consecutive taps of a stripe along rows: its tap nearest to the centre.
+
+    For 11 taps, they are 0, 3, −1 and −4. The last group contains the offsets −4 to −6; offset −6 has no tap.
+
+    Args:
+      kernel_size: number of taps.
+    """
+    reach = kernel_size // 2
+    return [*range(0, reach + 1, 3), *range(-1, -reach - 1, -3)]
 
 
 def _stripe_along_columns(
@@ -136,6 +157,16 @@ def _mix(env: StageEnvironment, weights: BlockWeights, x: Array, features: Array
     return (x + _linear(env, weights, "project", mixed),)
 
 
+def _deep(env: StageEnvironment, weights: BlockWeights, shallow: Array, normalized: Array) -> tuple[Array, ...]:
+    """Returns conv3(normalized) + shallow."""
+    convolved = _convolve(env, weights["deep"], normalized, _NEIGHBOURS, _NEIGHBOURS) + weights["deep_bias"]
+    return (convolved + shallow,)
+
+
+def _pixel_values(env: StageEnvironment, weights: BlockWeights, deep: Array) -> tuple[Array, ...]:
+    return (_convolve(env, weights["values"], deep, _NEIGHBOURS, _NEIGHBOURS) + weights["values_bias"],)
+
+
 # Blocks.
 
 
@@ -189,7 +220,7 @@ def enhancement(shape: MapShape, kernel_size: int) -> Block:
         (
             Stage(_expand, _with_biases("norm", "expand"), ("x",), ("query", "value")),
             Stage(
-                _stripe_along_rows,
+                functools.partial(_stripe_along_rows, kernel_size),
                 _with_biases("row"),
                 ("query",),
                 ("row",),
@@ -207,7 +238,7 @@ def enhancement(shape: MapShape, kernel_size: int) -> Block:
         ),
         ("x",),
         ("y",),
-        reach=max(reach, 1),
+        reach=max(reach, STEPS[-1]),
     )
 
 
@@ -247,132 +278,31 @@ def mixing() -> Block:
     return Block("mixing", (stage,), ("x", "features", "context"), ("y",), reach=1)
 
 
-# Weights of blocks. Channels are padded with zeros to a multiple of 8 (`shape.rows`).
-
-
-def column(shape: MapShape, values: Float[Array, " c"]) -> Float[Array, "rows 1"]:
-    """Returns one value for each channel as a column.
+@functools.cache  # equal blocks are one object and share compiled programs
+def reconstruction(shape: MapShape, scale: int) -> Block:
+    """Returns the block that computes conv3(conv3(LN(x)) + shallow), 3·s² values for each LR pixel.
 
     Args:
       shape: shape of the feature maps.
-      values: one value for each channel.
+      scale: factor s of the upscaling.
     """
-    return jnp.pad(values, (0, shape.rows - shape.channels))[:, None]
-
-
-def matrix(shape: MapShape, kernel: Float[Array, "c d"]) -> Float[Array, "rows rows"]:
-    """Returns the kernel of a 1×1 convolution as a matrix that multiplies feature maps from the left.
-
-    Args:
-      shape: shape of the feature maps.
-      kernel: kernel (in, out).
-    """
-    return jnp.pad(kernel, ((0, shape.rows - shape.channels),) * 2).T
-
-
-def halves(
-    shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None
-) -> tuple[Float[Array, "rows2 rows"], Float[Array, "rows2 1"]]:
-    """Returns the matrix and the bias of a 1×1 convolution to 2C channels; each half of the channels is padded.
-
-    Args:
-      shape: shape of the feature maps.
-      layer: the convolution.
-      order: indices by which the 2C output channels are reordered before; None keeps their order.
-    """
-    channels = shape.channels
-    order = np.arange(2 * channels) if order is None else order
-    kernel, bias = layer.kernel[...][:, order], bias_of(layer)[order]
-    both = (slice(0, channels), slice(channels, None))
-    return (
-        jnp.concatenate([matrix(shape, kernel[:, half]) for half in both]),
-        jnp.concatenate([column(shape, bias[half]) for half in both]),
+    halo = _halo(shape, 1, 1)
+    return Block(
+        "reconstruction",
+        (
+            Stage(_normalized, _with_biases("norm"), ("x",), ("normalized",)),
+            Stage(
+                _deep,
+                _with_biases("deep"),
+                ("shallow", "normalized"),
+                ("deep",),
+                halo=halo,
+                around=("normalized",),
+            ),
+            Stage(_pixel_values, _with_biases("values"), ("deep",), ("values",), halo=halo, around=("deep",)),
+        ),
+        ("x", "shallow"),
+        ("values",),
+        reach=1,
+        output_rows=round_up(3 * scale**2, SUBLANES),
     )
-
-
-def dense_taps(shape: MapShape, kernel: Float[Array, "kh kw c d"]) -> Float[Array, "m k"]:
-    """Returns the matrix of a dense convolution.
-
-    Args:
-      shape: shape of the feature maps.
-      kernel: kernel (KH, KW, in, out).
-
-    Returns:
-      A matrix (KH·rows, KW·rows): one part for each row offset, and one column block for each column offset.
-    """
-    extra = (0, shape.rows - shape.channels)
-    padded = jnp.pad(kernel, ((0, 0), (0, 0), extra, extra)).transpose(0, 3, 1, 2)
-    return padded.reshape(kernel.shape[0] * shape.rows, kernel.shape[1] * shape.rows)
-
-
-def depthwise_taps(shape: MapShape, kernel: Float[Array, "kh kw 1 c"]) -> Float[Array, "m k"]:
-    """Returns the matrix of a depthwise convolution, which has one diagonal matrix for each tap.
-
-    Args:
-      shape: shape of the feature maps.
-      kernel: kernel (KH, KW, 1, C).
-
-    Returns:
-      A matrix (KH·rows, KW·rows), as for `dense_taps`.
-    """
-    padded = jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (0, shape.rows - shape.channels)))
-    diagonals = (
-        padded.transpose(0, 2, 1)[..., None] * jnp.eye(shape.rows, dtype=jnp.float32)[:, None, :]
-    )  # (kh, c, kw, c)
-    return diagonals.reshape(kernel.shape[0] * shape.rows, kernel.shape[1] * shape.rows)
-
-
-def column_stripe_taps(shape: MapShape, kernel: Float[Array, "k 1 1 c"]) -> Float[Array, "m k3"]:
-    """Returns the matrix of a k×1 stripe with groups of three taps, as `stripe_centres` describes them.
-
-    Args:
-      shape: shape of the feature maps.
-      kernel: kernel (k, 1, 1, C).
-    """
-    size = kernel.shape[0]
-    count = len(stripe_centres(size))
-    taps = jnp.pad(kernel[:, 0, 0], ((0, 3 * count - size), (0, 0)))
-    return depthwise_taps(shape, taps.reshape(count, 3, 1, -1))
-
-
-def local_weights(shape: MapShape, row: nnx.Conv, col: nnx.Conv) -> dict[str, Array]:
-    """Returns the weights of a 1×3 and a 3×1 stripe as one 3×3 depthwise convolution.
-
-    The bias of the row filter passes through the column filter, which pads with zeros. Therefore it is added only where
-    the taps of the column filter are inside the image (`inner_bias` of `_convolve`).
-
-    Args:
-      shape: shape of the feature maps.
-      row: depthwise 1×3 convolution.
-      col: depthwise 3×1 convolution.
-    """
-    vertical, horizontal = col.kernel[...], row.kernel[...]
-    taps = depthwise_taps(shape, vertical * horizontal)
-    inner = jnp.concatenate([column(shape, vertical[i, 0, 0] * bias_of(row)) for i in range(3)])
-    masks = jnp.pad(inner, ((0, 0), (1, SUBLANES - 2)))  # the second mask has offset 0
-    return {"local": jnp.concatenate([taps, masks], axis=1), "local_bias": column(shape, bias_of(col))}
-
-
-def linear_weights(shape: MapShape, **layers: nnx.Linear) -> dict[str, Array]:
-    """Returns the matrices and biases of 1×1 convolutions from C to C channels.
-
-    Args:
-      shape: shape of the feature maps.
-      **layers: the convolutions by the names of their matrices.
-    """
-    weights = {}
-    for name, layer in layers.items():
-        weights[name] = matrix(shape, layer.kernel[...])
-        weights[f"{name}_bias"] = column(shape, bias_of(layer))
-    return weights
-
-
-def norm_weights(shape: MapShape, norm: nnx.LayerNorm) -> dict[str, Array]:
-    """Returns the scale and the bias of a LayerNorm.
-
-    Args:
-      shape: shape of the feature maps.
-      norm: the LayerNorm.
-    """
-    assert norm.scale is not None
-    return {"norm": column(shape, norm.scale[...]), "norm_bias": column(shape, bias_of(norm))}

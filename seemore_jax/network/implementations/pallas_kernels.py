@@ -37,7 +37,7 @@ def apply(
     weights: BlockWeights,
     per_image: BlockWeights,
     maps: Sequence[Float[Array, "n rows lanes"]],
-) -> tuple[Float[Array, "n rows lanes"], ...]:
+) -> tuple[Float[Array, "n outputs lanes"], ...]:
     """Applies a block, by a Pallas kernel if the image fits into VMEM, otherwise by XLA.
 
     Args:
@@ -120,7 +120,9 @@ class _BlockKernels:
 
     def _results(self, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
         like = arrays[self.weight_count]
-        return [jax.ShapeDtypeStruct(like.shape, like.dtype)] * len(self.block.outputs)
+        images, rows, lanes = like.shape
+        shape = (images, self.block.output_rows or rows, lanes)
+        return [jax.ShapeDtypeStruct(shape, like.dtype)] * len(self.block.outputs)
 
     def _gradients(self, arrays: Arrays) -> list[jax.ShapeDtypeStruct]:
         return [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in arrays]  # all weights are float32

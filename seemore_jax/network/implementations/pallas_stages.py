@@ -180,6 +180,7 @@ class Block:
       inputs: names of the maps that the kernel reads from HBM. Stages read them without neighbouring pixels.
       outputs: names of the maps that the kernel writes to HBM. No stage reads them.
       reach: largest column offset of all stages.
+      output_rows: number of rows of each output; None if it is that of the inputs.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Block:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     reach: int
+    output_rows: int | None = None
 
     @property
     def buffers(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ It works on every backend and is the reference for all other implementations. Th
 are only a part of their arrays.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 from jaxtyping import Array, Float
@@ -14,9 +14,6 @@ from seemore_jax.network.implementations import padded
 from seemore_jax.network.routing import Routing, stack_routings
 from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork
 from seemore_jax.network.valid_region import ValidRegion
-
-# Applies all residual groups: groups, features, configuration → features, routing.
-ApplyGroups = Callable[[Sequence[ResidualGroup], Array, SeemoReConfig], tuple[Array, Routing]]
 
 
 def apply_groups(
@@ -43,8 +40,6 @@ def apply_network(
     model: SeemoReNetwork,
     lr: Float[Array, "n h w 3"],
     region: ValidRegion | None = None,
-    *,
-    groups: ApplyGroups = apply_groups,
 ) -> tuple[Float[Array, "n sh sw 3"], Routing]:
     """Computes `SeemoReNetwork.__call__`.
 
@@ -52,7 +47,6 @@ def apply_network(
       model: network.
       lr: low-resolution images with values in [0, 1].
       region: valid region of `lr`; None if the images fill the array.
-      groups: function that applies the residual groups.
 
     Returns:
       float32 images of s times the size, and the routing with a `groups` axis. Pixels outside of the valid region are
@@ -61,5 +55,5 @@ def apply_network(
     if region is not None:
         return padded.apply_network(model, lr, region)
     shallow = model.extract(lr)
-    x, routing = groups(model.groups, shallow, model.config)
+    x, routing = apply_groups(model.groups, shallow, model.config)
     return model.reconstruct(x, shallow), routing

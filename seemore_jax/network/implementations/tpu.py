@@ -2,13 +2,11 @@
 
 Between blocks, feature maps are (N, rows, lanes): the channels in sublanes, padded to a multiple of 8, and the H·W
 pixels in lanes, padded to a multiple of a chunk. The layout (N, H, W, C) would use only 36 or 48 of 128 lanes. XLA
-computes the router and the summary of the context, which are small. The groups are one `lax.scan`, which is compiled
-once for any number of groups.
+computes the router and the summary of the context, which are small. The groups are one `lax.scan`. If there are many,
+it is a loop, which is compiled once.
 """
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,40 +16,44 @@ from jaxtyping import Array, Float
 
 from seemore_jax.network.config import SeemoReConfig
 from seemore_jax.network.depthwise import depthwise_conv_general_dilated
+from seemore_jax.network.implementations import padded
 from seemore_jax.network.implementations import pallas_blocks as blocks
-from seemore_jax.network.implementations import plain
 from seemore_jax.network.implementations.pallas_kernels import apply
-from seemore_jax.network.implementations.pallas_stages import SUBLANES, BlockWeights, MapShape, round_up
-from seemore_jax.network.layers import bias_of, gelu, resize_bilinear
+from seemore_jax.network.implementations.pallas_stages import BlockWeights, MapShape
+from seemore_jax.network.implementations.tpu_weights import GroupWeights, group_weights, reconstruction_weights
+from seemore_jax.network.layers import gelu, resize_bilinear
 from seemore_jax.network.routing import Routing
-from seemore_jax.network.seemore import GatedFeedForward, MixtureOfRankExpertsBlock, ResidualGroup
+from seemore_jax.network.seemore import ResidualGroup, SeemoReNetwork
+from seemore_jax.network.valid_region import ValidRegion
 
 # For images of at most this many pixels, products with dense matrices reduce and resize the context.
 _DENSE_PIXELS = 8192
+# Up to this many groups are compiled one after the other. A loop over groups copies the maps that the backward pass
+# needs into stacks, and back. More groups take long to compile.
+_UNROLLED_GROUPS = 8
 
 FeatureLanes = Float[Array, "n rows lanes"]
 
 
-class GroupWeights(NamedTuple):
-    """Parameters of a residual group in the form that the blocks take.
+def apply_network(
+    model: SeemoReNetwork, lr: Float[Array, "n h w 3"], region: ValidRegion | None = None
+) -> tuple[Float[Array, "n sh sw 3"], Routing]:
+    """Computes `SeemoReNetwork.__call__`. XLA computes the first convolution and the pixel shuffle.
 
-    Attributes:
-      embedding: weights of `blocks.embedding`.
-      mixing: weights of `blocks.mixing` without those of the experts.
-      experts: weights of all experts, stacked.
-      context: kernels and biases of the summary of the context.
-      router: kernel of the router, (C, num_experts).
-      enhancement: weights of `blocks.enhancement`.
-      feed_forwards: weights of `blocks.feed_forward` in the RME and in the SME.
+    Args:
+      model: network.
+      lr: low-resolution images with values in [0, 1].
+      region: valid region of `lr`; None if the images fill the array.
+
+    Returns:
+      What `plain.apply_network` returns.
     """
-
-    embedding: dict[str, Array]
-    mixing: dict[str, Array]
-    experts: dict[str, Array]
-    context: dict[str, Array]
-    router: Array
-    enhancement: dict[str, Array]
-    feed_forwards: tuple[dict[str, Array], dict[str, Array]]
+    if region is not None:
+        return padded.apply_network(model, lr, region)
+    shape = MapShape.of(lr.shape[1], lr.shape[2], model.config)
+    shallow = to_map(model.extract(lr).astype(model.config.compute_dtype), shape)
+    x, routing = _apply_groups(model.groups, shallow, shape, model.config)
+    return reconstruct(model, x, shallow, shape), routing
 
 
 def apply_groups(
@@ -70,6 +72,14 @@ def apply_groups(
       The features after all groups, and the routing with a `groups` axis.
     """
     shape = MapShape.of(x.shape[1], x.shape[2], config)
+    maps, routing = _apply_groups(groups, to_map(x.astype(config.compute_dtype), shape), shape, config)
+    return from_map(maps, shape), routing
+
+
+def _apply_groups(
+    groups: Sequence[ResidualGroup], x: FeatureLanes, shape: MapShape, config: SeemoReConfig
+) -> tuple[FeatureLanes, Routing]:
+    """Applies all residual groups to features in the layout of `to_map`."""
     split = [nnx.split(group) for group in groups]
     graph = split[0][0]
     states = jax.tree.map(lambda *layers: jnp.stack(layers).astype(jnp.float32), *(state for _, state in split))
@@ -80,12 +90,26 @@ def apply_groups(
 
     if config.rematerialize:
         step = jax.checkpoint(step, prevent_cse=False)  # inside a scan, no barrier is needed
-    maps, routings = jax.lax.scan(step, to_map(x.astype(config.compute_dtype), shape), weights)
-    return from_map(maps, shape), jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
+    unroll = len(groups) if len(groups) <= _UNROLLED_GROUPS and not config.rematerialize else 1
+    x, routings = jax.lax.scan(step, x, weights, unroll=unroll)
+    return x, jax.tree.map(lambda layers: jnp.moveaxis(layers, 0, 1), routings)
 
 
-# XLA computes the convolutions before and after the groups.
-apply_network = functools.partial(plain.apply_network, groups=apply_groups)
+def reconstruct(
+    model: SeemoReNetwork, x: FeatureLanes, shallow: FeatureLanes, shape: MapShape
+) -> Float[Array, "n sh sw 3"]:
+    """Computes `model.reconstruct`.
+
+    Args:
+      model: network.
+      x: features after all residual groups, in the layout of `to_map`.
+      shallow: shallow features, in the same layout.
+      shape: shape of the feature maps.
+    """
+    block = blocks.reconstruction(shape, model.config.scale)
+    values = apply(block, shape, reconstruction_weights(model, shape), {}, [x, shallow])[0]
+    pixels = values[:, : 3 * model.config.scale**2, : shape.pixels].transpose(0, 2, 1)
+    return model.assemble(pixels.reshape(-1, shape.height, shape.width, pixels.shape[2]))
 
 
 def apply_group(
@@ -143,16 +167,16 @@ def apply_mixture(
       config: configuration of the network.
     """
     features, context = apply(blocks.embedding(shape), shape, weights.embedding, {}, [x])
+    routing, experts = _routed_experts(weights, features, shape, config)
 
     def mixed(
-        weights: GroupWeights, x: FeatureLanes, features: FeatureLanes, context: FeatureLanes
-    ) -> tuple[FeatureLanes, Routing]:
-        routing, experts = _routed_experts(weights, features, shape, config)
+        weights: GroupWeights, experts: dict[str, Array], x: FeatureLanes, features: FeatureLanes, context: FeatureLanes
+    ) -> FeatureLanes:
         context += _summary(weights.context, context, shape, config)
-        return apply(blocks.mixing(), shape, weights.mixing, experts, [x, features, context])[0], routing
+        return apply(blocks.mixing(), shape, weights.mixing, experts, [x, features, context])[0]
 
     # For the gradient, the context is kept. Its sum with the summary is not: the backward pass recomputes it.
-    return jax.checkpoint(mixed, prevent_cse=False)(weights, x, features, context)
+    return jax.checkpoint(mixed, prevent_cse=False)(weights, experts, x, features, context), routing
 
 
 def to_map(x: Float[Array, "n h w c"], shape: MapShape) -> FeatureLanes:
@@ -293,96 +317,3 @@ def _summary_by_convolutions(
     mixed = jnp.matmul(summary, weights["pointwise"].astype(dtype), precision=config.precision)
     mixed = mixed + weights["pointwise_bias"][:, 0].astype(dtype)
     return to_map(resize_bilinear(mixed, shape.height, shape.width), shape)
-
-
-# Parameters.
-
-
-def group_weights(group: ResidualGroup, shape: MapShape, config: SeemoReConfig) -> GroupWeights:
-    """Returns the parameters of a residual group in the form that the blocks take.
-
-    JAX differentiates this function, so that gradients have the form of the group's parameters.
-
-    Args:
-      group: residual group.
-      shape: shape of the feature maps.
-      config: configuration of the network.
-    """
-    local, spatial = group.rank_modulating, group.spatial_modulating
-    mixture = local.mixture_block
-    return GroupWeights(
-        embedding=blocks.norm_weights(shape, local.norm_1) | _embedding_weights(mixture, shape),
-        mixing=blocks.linear_weights(shape, project=mixture.project),
-        experts=_expert_weights(mixture, shape, config),
-        context=_context_weights(mixture),
-        router=mixture.mixture.router.linear.kernel[...],
-        enhancement={
-            **blocks.norm_weights(shape, spatial.norm_1),
-            **_expand_weights(shape, spatial.enhancement.to_query_value),
-            **blocks.linear_weights(shape, project=spatial.enhancement.project),
-            "row": blocks.depthwise_taps(shape, spatial.enhancement.striped.row.kernel[...]),
-            "row_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.row)),
-            "column": blocks.column_stripe_taps(shape, spatial.enhancement.striped.column.kernel[...]),
-            "column_bias": blocks.column(shape, bias_of(spatial.enhancement.striped.column)),
-        },
-        feed_forwards=(
-            blocks.norm_weights(shape, local.norm_2) | _feed_forward_weights(local.feed_forward, shape),
-            blocks.norm_weights(shape, spatial.norm_2) | _feed_forward_weights(spatial.feed_forward, shape),
-        ),
-    )
-
-
-def _expand_weights(shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None) -> dict[str, Array]:
-    expand, bias = blocks.halves(shape, layer, order)
-    return {"expand": expand, "expand_bias": bias}
-
-
-def _feed_forward_weights(layer: GatedFeedForward, shape: MapShape) -> dict[str, Array]:
-    return {
-        **_expand_weights(shape, layer.expand),
-        **blocks.linear_weights(shape, project=layer.project),
-        "gate": blocks.depthwise_taps(shape, layer.gate.kernel[...]),
-        "gate_bias": blocks.column(shape, bias_of(layer.gate)),
-    }
-
-
-def _embedding_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape) -> dict[str, Array]:
-    # The channel shuffle is part of the matrix before it.
-    order = np.arange(2 * shape.channels).reshape(2, -1).T.ravel() if layer.use_shuffle else None
-    return {
-        "embed": blocks.dense_taps(shape, layer.embed.kernel[...]),
-        "embed_bias": blocks.column(shape, bias_of(layer.embed)),
-        **_expand_weights(shape, layer.expand, order),
-        **blocks.local_weights(shape, layer.local.row, layer.local.column),
-    }
-
-
-def _expert_weights(layer: MixtureOfRankExpertsBlock, shape: MapShape, config: SeemoReConfig) -> dict[str, Array]:
-    """Returns the weights of all experts: kernels (E, R, C), biases (E, R, 1) or (E, C, 1).
-
-    All ranks are padded with zeros to the same multiple of 8.
-    """
-    rank = round_up(max(config.ranks), SUBLANES)
-    padded: list[Any] = [expert.padded(rank) for expert in layer.mixture.experts]
-    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *padded)
-    extra = (0, shape.rows - shape.channels)
-    return {
-        "from_features": jnp.pad(stack.from_features, ((0, 0), extra, (0, 0))).transpose(0, 2, 1),
-        "from_features_bias": stack.from_features_bias[..., None],
-        "from_context": jnp.pad(stack.from_context, ((0, 0), extra, (0, 0))).transpose(0, 2, 1),
-        "from_context_bias": stack.from_context_bias[..., None],
-        "up": jnp.pad(stack.up, ((0, 0), (0, 0), extra)),
-        "up_bias": jnp.pad(stack.up_bias, ((0, 0), extra))[..., None],
-    }
-
-
-def _context_weights(layer: MixtureOfRankExpertsBlock) -> dict[str, Array]:
-    channels = layer.aggregate.kernel[...].shape[-1]
-    return {
-        "aggregate": layer.aggregate.kernel[...].reshape(16, channels).T,
-        "aggregate_bias": bias_of(layer.aggregate)[:, None],
-        "depthwise": layer.context_depthwise.kernel[...].reshape(9, channels).T,
-        "depthwise_bias": bias_of(layer.context_depthwise)[:, None],
-        "pointwise": layer.context_pointwise.kernel[...],
-        "pointwise_bias": bias_of(layer.context_pointwise)[:, None],
-    }

@@ -15,8 +15,10 @@ from jax.experimental import topologies
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.network import SeemoRe, SeemoReConfig
 from seemore_jax.network.implementations import pallas_kernels, pallas_stages, plain, tpu
+from seemore_jax.network.implementations.pallas_blocks import STEPS, row_stripe_groups, stripe_centres
 from seemore_jax.network.implementations.pallas_memory import vmem_bytes
 from seemore_jax.network.implementations.pallas_stages import MapShape
+from seemore_jax.network.implementations.tpu_weights import row_stripe_taps
 from seemore_jax.system.devices import compiling_for
 
 _SMALL = {"num_layers": 1, "embedding_dim": 12, "global_kernel_size": 5, "recursive": 1}
@@ -191,11 +193,58 @@ def _error(mine: Any, exact: Any) -> float:
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7, 11])
 def test_a_column_stripe_taken_in_threes_has_every_tap_once(kernel_size: int) -> None:
-    from seemore_jax.network.implementations.pallas_blocks import stripe_centres
-
     served = [centre + i for centre in stripe_centres(kernel_size) for i in (-1, 0, 1)]
     reach = kernel_size // 2
     assert served[:kernel_size] == list(range(-reach, reach + 1))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5, 7, 11, 33])
+def test_a_row_stripe_taken_in_threes_has_every_tap_once(kernel_size: int) -> None:
+    image = MapShape(channels=1, height=4, width=4, precision=None)
+    taps = 1.0 + np.arange(kernel_size, dtype=np.float32)
+    groups = row_stripe_groups(kernel_size)
+    matrix = row_stripe_taps(image, jnp.asarray(taps.reshape(1, -1, 1, 1)))
+    matrix = matrix.reshape(len(groups), image.rows, len(STEPS), image.rows)
+    served = [
+        (group + step, float(matrix[i, 0, j, 0]))
+        for i, group in enumerate(groups)
+        for j, step in enumerate(STEPS)
+        if matrix[i, 0, j, 0]
+    ]
+    assert sorted(served) == list(zip(range(-(kernel_size // 2), kernel_size // 2 + 1), taps, strict=True))
+
+
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_images_are_reconstructed_as_by_the_plain_implementation(scale: int) -> None:
+    """The values of a pixel need more rows than the features at ×4, and fewer at ×2."""
+    config = dataclasses.replace(_small(), scale=scale)
+    graph, shapes = nnx.split(SeemoRe.abstract(config))
+    random = np.random.default_rng(0)
+    parameters = jax.tree_util.tree_map_with_path(functools.partial(_parameter, random), shapes)
+    x, shallow = (random.standard_normal((2, 9, 17, config.embedding_dim)).astype(np.float32) for _ in range(2))
+    direction = random.standard_normal((2, 9 * scale, 17 * scale, 3)).astype(np.float32)
+    image = MapShape.of(9, 17, config)
+
+    def by_kernels(parameters: Any, x: Any, shallow: Any) -> Any:
+        maps = tpu.to_map(x, image), tpu.to_map(shallow, image)
+        return tpu.reconstruct(nnx.merge(graph, parameters), *maps, image)
+
+    def plainly(parameters: Any, x: Any, shallow: Any) -> Any:
+        return nnx.merge(graph, parameters).reconstruct(x, shallow)
+
+    def results(function: Any) -> Any:
+        def along(*arguments: Any) -> Any:
+            sr = function(*arguments)
+            return jnp.sum(sr * direction), sr
+
+        gradient = jax.jit(jax.grad(along, argnums=(0, 1, 2), has_aux=True), compiler_options=_COMPILER_OPTIONS)
+        return gradient(parameters, x, shallow)
+
+    def assert_close(mine: Any, expected: Any) -> None:
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=2e-5 * max(1.0, float(jnp.abs(expected).max())))
+
+    jax.tree.map(assert_close, results(by_kernels), results(plainly))
 
 
 @pytest.mark.parametrize(("size", "target"), [(4, 64), (2, 9), (3, 13)])
@@ -207,17 +256,17 @@ def test_the_resize_matrix_is_the_resize(size: int, target: int) -> None:
 def _kernels_used(
     kind: str, variant: str, dtype: str, height: int, width: int, *, gradient: bool = True
 ) -> dict[str, int]:
-    """Returns the VMEM in bytes that each kernel asks for in one residual group, with or without its gradient."""
+    """Returns the VMEM in bytes that each kernel asks for in a network of one group, with or without its gradient."""
     config = SeemoReConfig.variant(variant, num_layers=1, compute_dtype=dtype, precision=dict([_FULL, _HALF])[dtype])
     graph: Any
-    graph, parameters = nnx.split(SeemoRe.abstract(config).groups)
-    x = jax.ShapeDtypeStruct((2, height, width, config.embedding_dim), dtype)
+    graph, parameters = nnx.split(SeemoRe.abstract(config))
+    lr = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
 
-    def total(parameters: Any, x: Any) -> Any:
-        return jnp.sum(tpu.apply_groups(nnx.merge(graph, parameters), x, config)[0].astype(jnp.float32))
+    def total(parameters: Any, lr: Any) -> Any:
+        return jnp.sum(tpu.apply_network(nnx.merge(graph, parameters), lr)[0])
 
     with compiling_for("tpu", kind):
-        program = jax.jit(jax.grad(total) if gradient else total).trace(parameters, x).jaxpr.jaxpr
+        program = jax.jit(jax.grad(total) if gradient else total).trace(parameters, lr).jaxpr.jaxpr
     return {
         str(equation.params["name"]): equation.params["compiler_params"].vmem_limit_bytes
         for equation in equations(program, "pallas_call")
@@ -225,7 +274,7 @@ def _kernels_used(
     }
 
 
-_BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
+_BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing", "reconstruction")
 _FORWARD = {f"{block}_forward" for block in _BLOCKS}
 _ALL = _FORWARD | {f"{block}_backward" for block in _BLOCKS}
 
