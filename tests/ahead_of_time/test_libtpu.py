@@ -58,7 +58,7 @@ ON_CHIPS = [
     ("B", "float32", "v5e:2x2", 64),
     ("B", "float32", "tpu7x:2x2x1", 64),
 ]
-BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing")
+BLOCKS = ("embedding", "enhancement", "feed_forward", "mixing", "reconstruction")
 KERNELS = {f"{block}_{way}" for block in BLOCKS for way in ("forward", "backward")}
 
 

@@ -82,13 +82,14 @@ def reconstruction_weights(model: SeemoReNetwork, shape: MapShape) -> dict[str, 
       shape: shape of the feature maps.
     """
     values = bias_of(model.upsampler)
-    return {
+    weights = {
         **norm_weights(shape, model.norm),
         "deep": dense_taps(model.deep_features.kernel[...]),
         "deep_bias": column(shape, bias_of(model.deep_features)),
         "values": dense_taps(model.upsampler.kernel[...]),
         "values_bias": jnp.pad(values, (0, -len(values) % SUBLANES))[:, None],
     }
+    return {name: array.astype(jnp.float32) for name, array in weights.items()}
 
 
 def _expand_weights(shape: MapShape, layer: nnx.Linear, order: np.ndarray | None = None) -> dict[str, Array]:
