@@ -24,13 +24,17 @@ import jax
 from seemore_jax.ahead_of_time.gpus import NO_TILES, GpuTopology, compiler_options
 from seemore_jax.ahead_of_time.matrix_flops import equations
 from seemore_jax.ahead_of_time.program_cost import memory_bytes
-from seemore_jax.ahead_of_time.programs import trace_step
+from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
 from seemore_jax.ahead_of_time.targets import Target
 from seemore_jax.ahead_of_time.topologies import Topology
+from seemore_jax.network.config import SeemoReConfig
+from seemore_jax.network.implementations.pallas_stages import MapShape
 from seemore_jax.system.errors import InputError
 from seemore_jax.system.files import atomic_write, user_cache
 from seemore_jax.training.experiment import Experiment
 
+# The least height in LR pixels of an image whose kernels are analysed: the context is reduced by up to 16.
+_LEAST_HEIGHT = 32
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
@@ -167,6 +171,62 @@ def step_kernel_cycles(experiment: Experiment, topology: Topology, images: int) 
         kernel_cycles(trace_step(experiment, device, few).jaxpr.jaxpr, topology) for few in range(1, min(images, 2) + 1)
     )
     return {name: cycles + (images - 1) * (two[0][name] - cycles if two else 0) for name, cycles in one.items()}
+
+
+def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: int, width: int) -> dict[str, int]:
+    """Returns the cycles of one call of each Pallas kernel of the inference of one image, as `kernel_cycles` does.
+
+    A kernel computes one chunk of pixels after the other, so that its cycles grow linearly. They are extrapolated from
+    those of two images of the same width with fewer chunks, because the analysis of 57 chunks takes over 12 GB of
+    memory.
+
+    Args:
+      experiment: the experiment with the network.
+      topology: the TPU slice to compile for.
+      height: the height of the LR image in pixels.
+      width: the width of the LR image in pixels.
+
+    Raises:
+      InputError: the compiler refuses a kernel.
+    """
+
+    def program(height: int) -> Any:
+        return trace_inference(experiment, topology.devices()[0], height, width).jaxpr.jaxpr
+
+    def chunks(height: int) -> int:
+        shape = MapShape.of(height, width, experiment.network)
+        return shape.lanes // shape.chunk
+
+    whole = program(height)
+    heights = _two_heights(height, width, experiment.network)
+    if heights is None:
+        return kernel_cycles(whole, topology)
+    few, more = (kernel_cycles(program(one), topology) for one in heights)
+    first, second = map(chunks, heights)
+    return {
+        name: few[name] + round((chunks(height) - first) * (more[name] - few[name]) / (second - first))
+        for name, _ in _exported_kernels(whole)
+    }
+
+
+def _two_heights(height: int, width: int, network: SeemoReConfig) -> tuple[int, int] | None:
+    """Returns two lower heights, the second with at least twice the chunks; None if the image has too few chunks.
+
+    The last chunk is padded, or not, as that of the image, because the kernels mask padded pixels.
+    """
+    if height <= _LEAST_HEIGHT:
+        return None
+    shapes = {one: MapShape.of(one, width, network) for one in range(_LEAST_HEIGHT, height + 1)}
+    alike = [
+        one
+        for one, shape in shapes.items()
+        if (shape.pixels == shape.lanes) == (shapes[height].pixels == shapes[height].lanes)
+        and shape.chunk == shapes[height].chunk
+    ]
+    if not alike:
+        return None
+    second = next((one for one in alike if shapes[one].lanes >= 2 * shapes[alike[0]].lanes), height)
+    return (alike[0], second) if second < height else None
 
 
 def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, kernel_cycles, step_kernel_cycles
+from seemore_jax.ahead_of_time.compilation import Compiled, compile_traced, inference_kernel_cycles, step_kernel_cycles
 from seemore_jax.ahead_of_time.matrix_flops import matrix_flops
 from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 from seemore_jax.ahead_of_time.programs import trace_inference, trace_step
@@ -223,7 +223,9 @@ def inference_report(experiment: Experiment, topology: Target, height: int, widt
     """
     traced = trace_inference(experiment, topology.devices()[0], height, width)
     compiled = compile_traced(traced, topology)
-    cycles = kernel_cycles(traced.jaxpr.jaxpr, topology) if kernels and isinstance(topology, Topology) else None
+    cycles = None
+    if kernels and isinstance(topology, Topology):
+        cycles = inference_kernel_cycles(experiment, topology, height, width)
     return _report(experiment, topology, 1, 1, traced, compiled, cycles, None, "")
 
 

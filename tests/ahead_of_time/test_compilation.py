@@ -1,6 +1,7 @@
 """If these fail, a program that the TPU's compiler refuses ends in a traceback, or in advice that does not help."""
 
 import subprocess
+import types
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from seemore_jax.ahead_of_time import compilation
 from seemore_jax.ahead_of_time.topologies import Topology
 from seemore_jax.system.errors import InputError
+from tests.support.steps_ahead import experiment
 
 
 class Refused:
@@ -51,3 +53,25 @@ def test_a_kernel_that_is_refused_by_itself_is_one_line(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match="JaxRuntimeError: too large; --no_kernels") as error:
         compilation._analyse_in_another_process(b"", Topology("v4:2x2x1"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("height", "width"), [(180, 320), (160, 128), (64, 64), (20, 512), (97, 131)])
+def test_the_cycles_of_an_image_are_a_line_through_those_of_lower_images(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, the report of an image of usual size takes more memory than a machine has, or has wrong cycles."""
+    analysed = []
+
+    def cycles(height: int, *_: Any) -> dict[str, int]:
+        analysed.append(height)
+        padded = height * width % 1024 > 0
+        return {"kernel": 100 + (7 + padded) * -(-height * width // 1024)}
+
+    traced = types.SimpleNamespace
+    monkeypatch.setattr(compilation, "trace_inference", lambda *a: traced(jaxpr=traced(jaxpr=a[2])))
+    monkeypatch.setattr(compilation, "kernel_cycles", cycles)
+    monkeypatch.setattr(compilation, "_exported_kernels", lambda _: [("kernel", b"")])
+    monkeypatch.setattr(Topology, "devices", lambda _: [None])
+    found = compilation.inference_kernel_cycles(experiment(4), Topology("v5e:1x1"), height, width)
+    assert max(analysed) < height or analysed == [height]
+    assert found == cycles(height)
