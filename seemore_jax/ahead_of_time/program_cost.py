@@ -24,7 +24,7 @@ _COLLECTIVES = (
 _FREE = frozenset(
     (
         *("parameter", "constant", "iota", "tuple", "get-tuple-element", "bitcast", "opt-barrier", "after-all"),
-        *("partition-id", "replica-id", "copy-done", "slice-done", "async-done", "async-update"),
+        *("partition-id", "replica-id", "copy-done", "slice-done", "async-done", "async-update", "call-done"),
         *(f"{kind}-done" for kind in _COLLECTIVES),
     )
 )
@@ -148,7 +148,7 @@ def _executed(
             yield from _executed(
                 computations, instruction.called("body"), times * _trip_count(instruction, computations)
             )
-        elif instruction.opcode == "call":
+        elif instruction.opcode in ("call", "call-start"):  # TPU7x starts the all-reduce on other cores
             yield from _executed(computations, instruction.called("to_apply"), times)
         elif instruction.opcode == "conditional":
             for branch in instruction.branches:

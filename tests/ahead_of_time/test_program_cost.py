@@ -3,7 +3,7 @@
 import pytest
 
 from seemore_jax.ahead_of_time.hlo import parse_shape
-from seemore_jax.ahead_of_time.program_cost import program_cost
+from seemore_jax.ahead_of_time.program_cost import Collective, program_cost
 
 _KERNEL = 'kernel, custom_call_target="tpu_custom_call", metadata={op_name="jit(f)/gate/pallas_call"}'
 
@@ -139,6 +139,29 @@ def test_what_is_sent_counts_wherever_it_lies(space: str) -> None:
         )
     )
     assert [(one.kind, one.bytes, one.times) for one in cost.collectives] == [("all-reduce", 4096, 1)]
+
+
+def test_an_all_reduce_on_other_cores_is_listed() -> None:
+    """Otherwise, the step of a TPU7x, whose SparseCores reduce the gradients, seems to send nothing."""
+    others = "\n".join(
+        [
+            "%called (p: f32[512]) -> f32[512] {",
+            "  %p = f32[512]{0:T(512)} parameter(0)",
+            "  ROOT %r = f32[512]{0:T(512)} all-reduce(%p), to_apply=%sum",
+            '}, execution_thread="sparsecore"',
+        ]
+    )
+    cost = program_cost(
+        _module(
+            "  %x = f32[512]{0:T(512)} parameter(0)",
+            "  %s = ((f32[512]{0:T(512)}, token[]), f32[512]{0:T(512)}) call-start(%x), "
+            'async_execution_thread="sparsecore", to_apply=%called',
+            "  ROOT %d = f32[512]{0:T(512)} call-done(%s)",
+            others=others,
+        )
+    )
+    assert cost.collectives == (Collective("all-reduce", 2048, 1),)
+    assert cost.hbm_bytes == 2 * 2048
 
 
 def test_a_text_that_is_no_module_is_refused() -> None:
