@@ -35,6 +35,8 @@ from seemore_jax.training.experiment import Experiment
 
 # The least height in LR pixels of an image whose kernels are analysed: the context is reduced by up to 16.
 _LEAST_HEIGHT = 32
+# The part of libtpu that analyses kernels. In 0.0.42.1, it ends the process for every kernel for a TPU v4.
+_ANALYSIS = "static_llo_profile"
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
@@ -135,7 +137,7 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       topology: the TPU slice to compile for.
 
     Returns:
-      Cycles by the name of the kernel.
+      Cycles by the name of the kernel. Kernels that libtpu compiles but cannot analyse are left out.
 
     Raises:
       InputError: the compiler refuses a kernel.
@@ -206,6 +208,7 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
     return {
         name: few[name] + round((chunks(height) - first) * (more[name] - few[name]) / (second - first))
         for name, _ in _exported_kernels(whole)
+        if name in few and name in more
     }
 
 
@@ -249,19 +252,27 @@ def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
 
 def _analyse_in_another_process(program: bytes, topology: Topology) -> int | None:
     """Returns the cycles of the kernel of a serialized program; None if the compiler does not tell them."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "program"
-        file.write_bytes(program)
-        environment = os.environ | {
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_static_llo_profile_to={folder}/profiles",
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-        }
-        command = [sys.executable, "-m", __name__, topology.name, str(file)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = _compile_in_another_process(program, topology, analyse=True)
+    if done.returncode and _ANALYSIS in done.stderr:  # the analysis failed, so the kernel itself may be right
+        done = _compile_in_another_process(program, topology, analyse=False)
     if done.returncode:
         said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise InputError(f"the kernels cannot be compiled by themselves: {said}; --no_kernels leaves out their cycles")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _compile_in_another_process(
+    program: bytes, topology: Topology, *, analyse: bool
+) -> subprocess.CompletedProcess[str]:
+    """Compiles the kernel of a serialized program, with or without the analysis; its output ends with the cycles."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program"
+        file.write_bytes(program)
+        environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+        if analyse:
+            environment["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}/profiles"
+        command = [sys.executable, "-m", __name__, topology.name, str(file)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def _analyse(topology: Topology, file: Path) -> int | None:

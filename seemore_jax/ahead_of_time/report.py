@@ -259,7 +259,7 @@ def _report(
 ) -> Report:
     cost = program_cost(compiled.hlo)
     cycles = None if isinstance(topology, Topology) else 0
-    if cycles_of_each is not None:
+    if cycles_of_each is not None and all(call.name in cycles_of_each for call in cost.kernels):
         cycles = sum(call.times * cycles_of_each[call.name] for call in cost.kernels)
     payload = sum(one.bytes * one.times for one in cost.collectives)
     network = sum(one.times * all_reduce_seconds(one.bytes, topology) for one in cost.collectives)

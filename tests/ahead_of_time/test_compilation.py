@@ -55,6 +55,19 @@ def test_a_kernel_that_is_refused_by_itself_is_one_line(monkeypatch: pytest.Monk
     assert "\n" not in str(error.value)
 
 
+def test_a_kernel_that_cannot_be_analysed_is_compiled_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, `compile` ends for every TPU v4, whose kernels libtpu compiles but cannot analyse."""
+
+    def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
+        if "LIBTPU_INIT_ARGS" in env:
+            return subprocess.CompletedProcess([], -6, "", "static_llo_profile/bundle_analysis.cc:186\n")
+        return subprocess.CompletedProcess([], 0, "null\n", "")
+
+    monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    assert compilation._analyse_in_another_process(b"", Topology("v4:2x2x1")) is None
+
+
 @pytest.mark.parametrize(("height", "width"), [(180, 320), (160, 128), (64, 64), (20, 512), (97, 131)])
 def test_the_cycles_of_an_image_are_a_line_through_those_of_lower_images(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch

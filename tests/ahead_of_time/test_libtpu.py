@@ -126,7 +126,8 @@ def test_each_kernel_compiles_in_the_vmem_that_it_asks_for(variant: str, dtype: 
     traced = trace_step(experiment(4, variant, dtype, patch_size=patch), devices, 2 * len(devices)).jaxpr.jaxpr
     kernels = {str(one.params["name"]) for one in equations(traced, "pallas_call") if not one.params["interpret"]}
     assert {f"{block}_forward" for block in BLOCKS} <= kernels, "a block of a patch is left to XLA"
-    assert kernel_cycles(traced, topology).keys() == kernels
+    # libtpu compiles the kernels for v4, too, but cannot analyse them.
+    assert kernel_cycles(traced, topology).keys() == (set() if topology.kind == "v4" else kernels)
 
 
 @whole
