@@ -35,8 +35,8 @@ from seemore_jax.training.experiment import Experiment
 
 # The least height in LR pixels of an image whose kernels are analysed: the context is reduced by up to 16.
 _LEAST_HEIGHT = 32
-# The part of libtpu that analyses kernels. In 0.0.42.1, it ends the process for every kernel for a TPU v4.
-_ANALYSIS = "static_llo_profile"
+# The kinds of chip whose kernels libtpu 0.0.42.1 can analyse. For others, the analysis ends the process.
+_ANALYSED = ("v5e", "v5p", "v6e")
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
@@ -76,7 +76,7 @@ def compile_traced(traced: Any, topology: Target) -> Compiled:
         return Compiled(**cached)
     start = time.perf_counter()
     try:
-        with _option("jax_persistent_cache_min_compile_time_secs", float("inf")):  # JAX could not read the entry
+        with no_compilation_cache():  # JAX could not read the entry
             try:
                 compiled = lowered.compile(compiler_options=options)
             except jax.errors.JaxRuntimeError as error:
@@ -103,6 +103,11 @@ def _refusal(topology: Target, message: str) -> str:
     return (
         f"does not fit into the memory of {topology.kind}: {said}; take a smaller batch, or --config.rematerialize=True"
     )
+
+
+def no_compilation_cache() -> contextlib.AbstractContextManager[None]:
+    """Keeps JAX from writing compiled programs into its cache, for the duration of a block."""
+    return _option("jax_persistent_cache_min_compile_time_secs", float("inf"))
 
 
 @contextlib.contextmanager
@@ -137,7 +142,7 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       topology: the TPU slice to compile for.
 
     Returns:
-      Cycles by the name of the kernel. Kernels that libtpu compiles but cannot analyse are left out.
+      Cycles by the name of the kernel. It is empty for kinds of chip whose kernels libtpu compiles but cannot analyse.
 
     Raises:
       InputError: the compiler refuses a kernel.
@@ -251,28 +256,19 @@ def _exported_kernels(jaxpr: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _analyse_in_another_process(program: bytes, topology: Topology) -> int | None:
-    """Returns the cycles of the kernel of a serialized program; None if the compiler does not tell them."""
-    done = _compile_in_another_process(program, topology, analyse=True)
-    if done.returncode and _ANALYSIS in done.stderr:  # the analysis failed, so the kernel itself may be right
-        done = _compile_in_another_process(program, topology, analyse=False)
-    if done.returncode:
-        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        raise InputError(f"the kernels cannot be compiled by themselves: {said}; --no_kernels leaves out their cycles")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _compile_in_another_process(
-    program: bytes, topology: Topology, *, analyse: bool
-) -> subprocess.CompletedProcess[str]:
-    """Compiles the kernel of a serialized program, with or without the analysis; its output ends with the cycles."""
+    """Compiles the kernel of a serialized program. Returns its cycles; None if the compiler does not tell them."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "program"
         file.write_bytes(program)
         environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-        if analyse:
+        if topology.kind in _ANALYSED:
             environment["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_static_llo_profile_to={folder}/profiles"
         command = [sys.executable, "-m", __name__, topology.name, str(file)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise InputError(f"the kernels cannot be compiled by themselves: {said}; --no_kernels leaves out their cycles")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _analyse(topology: Topology, file: Path) -> int | None:

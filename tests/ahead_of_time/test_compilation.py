@@ -55,17 +55,17 @@ def test_a_kernel_that_is_refused_by_itself_is_one_line(monkeypatch: pytest.Monk
     assert "\n" not in str(error.value)
 
 
-def test_a_kernel_that_cannot_be_analysed_is_compiled_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, `compile` ends for every TPU v4, whose kernels libtpu compiles but cannot analyse."""
+@pytest.mark.parametrize(("name", "analysed"), [("v4:2x2x1", False), ("tpu7x:2x2x1", False), ("v5e:1x1", True)])
+def test_kernels_are_analysed_where_libtpu_can(name: str, analysed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, `compile` ends with an error for every TPU v4, whose kernels libtpu compiles but cannot analyse."""
 
     def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
-        if "LIBTPU_INIT_ARGS" in env:
-            return subprocess.CompletedProcess([], -6, "", "static_llo_profile/bundle_analysis.cc:186\n")
+        assert ("LIBTPU_INIT_ARGS" in env) == analysed
         return subprocess.CompletedProcess([], 0, "null\n", "")
 
     monkeypatch.delenv("LIBTPU_INIT_ARGS", raising=False)
     monkeypatch.setattr(subprocess, "run", run)
-    assert compilation._analyse_in_another_process(b"", Topology("v4:2x2x1")) is None
+    assert compilation._analyse_in_another_process(b"", Topology(name)) is None
 
 
 @pytest.mark.parametrize(("height", "width"), [(180, 320), (160, 128), (64, 64), (20, 512), (97, 131)])
