@@ -81,8 +81,9 @@ def main() -> None:
     if "tpu" in chosen.implementations and not chosen.no_kernels:
         setting = _setting(chosen, "tpu")
         with compiling_for("tpu", setting.devices[0].device_kind):
-            group = trace_group_part(setting, "group")
-        cycles = kernel_cycles(group.jaxpr.jaxpr, Topology(chosen.topology))
+            programs = trace_group_part(setting, "group"), _trace_ends(setting)
+        for program in programs:
+            cycles |= kernel_cycles(program.jaxpr.jaxpr, Topology(chosen.topology))
     rows = []
     for part in chosen.parts:
         for implementation in chosen.implementations:
