@@ -64,6 +64,6 @@ def test_kernels_in_fused_operations_are_found() -> None:
         lr = jax.ShapeDtypeStruct((1, 16, 16, 3), jnp.float32)
         step = jax.make_jaxpr(jax.grad(loss))(parameters, lr).jaxpr
     kernels = {equation.params["name"] for equation in equations(step, "pallas_call")}
-    blocks = ("embedding", "mixing", "feed_forward", "enhancement")
+    blocks = ("embedding", "mixing", "feed_forward", "enhancement", "reconstruction")
     assert kernels == {f"{block}_{direction}" for block in blocks for direction in ("forward", "backward")}
     assert matrix_flops(step) > 3 * 16 * 16 * 9 * 8 * 8
