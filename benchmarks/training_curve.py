@@ -41,7 +41,7 @@ class Run:
 
     @classmethod
     def parse(cls, line: Mapping[str, str]) -> Self:
-        """Returns the run of a line of the file."""
+        """Returns the run that a line of the CSV file describes."""
         pixels = int(line["steps"]) * int(line["patches"]) * int(line["patch_size"]) ** 2
         return cls(line["run"], int(line["scale"]), pixels, line["continues"], float(line["set5_psnr"]))
 

@@ -142,7 +142,7 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       topology: the TPU slice to compile for.
 
     Returns:
-      Cycles by the name of the kernel. It is empty for kinds of chip whose kernels libtpu compiles but cannot analyse.
+      Cycles by the name of the kernel. The dictionary is empty if libtpu cannot analyse kernels for this kind of chip.
 
     Raises:
       InputError: the compiler refuses a kernel.
@@ -197,23 +197,22 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
       InputError: the compiler refuses a kernel.
     """
 
-    def program(height: int) -> Any:
-        return trace_inference(experiment, topology.devices()[0], height, width).jaxpr.jaxpr
+    def analysed(height: int) -> dict[str, int]:
+        program = trace_inference(experiment, topology.devices()[0], height, width)
+        return kernel_cycles(program.jaxpr.jaxpr, topology)
 
     def chunks(height: int) -> int:
         shape = MapShape.of(height, width, experiment.network)
         return shape.lanes // shape.chunk
 
-    whole = program(height)
     heights = _two_heights(height, width, experiment.network)
     if heights is None:
-        return kernel_cycles(whole, topology)
-    few, more = (kernel_cycles(program(one), topology) for one in heights)
+        return analysed(height)
+    few, more = map(analysed, heights)
     first, second = map(chunks, heights)
-    return {
-        name: few[name] + round((chunks(height) - first) * (more[name] - few[name]) / (second - first))
-        for name, _ in _exported_kernels(whole)
-        if name in few and name in more
+    return {  # kernels that fit for a higher image fit for a lower one, too
+        name: few[name] + round((chunks(height) - first) * (cycles - few[name]) / (second - first))
+        for name, cycles in more.items()
     }
 
 

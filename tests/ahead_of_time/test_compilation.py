@@ -83,7 +83,6 @@ def test_the_cycles_of_an_image_are_a_line_through_those_of_lower_images(
     traced = types.SimpleNamespace
     monkeypatch.setattr(compilation, "trace_inference", lambda *a: traced(jaxpr=traced(jaxpr=a[2])))
     monkeypatch.setattr(compilation, "kernel_cycles", cycles)
-    monkeypatch.setattr(compilation, "_exported_kernels", lambda _: [("kernel", b"")])
     monkeypatch.setattr(Topology, "devices", lambda _: [None])
     found = compilation.inference_kernel_cycles(experiment(4), Topology("v5e:1x1"), height, width)
     assert max(analysed) < height or analysed == [height]

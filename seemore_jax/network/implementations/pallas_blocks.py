@@ -78,9 +78,9 @@ def _stripe_along_rows(
 ) -> tuple[Array, ...]:
     """Returns the depthwise 1×k convolution of the query.
 
-    The offset of a tap is that of its group, nearer to the centre, and a step of at most two pixels away from it. Each
-    part of the product sums three taps, and is shifted by the offset of their group. The pixel at that offset lies
-    between the output and the tap. It is therefore outside of the row only if the tap is, and both may be masked.
+    The offset of a tap is the offset of its group plus a step of at most two pixels away from the centre. Each part of
+    the product sums the three taps of a group, and is then shifted by the offset of the group. The pixel at this offset
+    lies between the output pixel and the tap. If it is outside of the row, so is the tap; so both shifts may be masked.
     """
     shifted = [env.shifted(query, step) * env.mask(step) if step else query for step in STEPS]
     groups = row_stripe_groups(kernel_size)
