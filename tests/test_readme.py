@@ -76,7 +76,8 @@ LEFT_OUT = {
     "--topology": "needs libtpu or the CUDA plugin: make test-tpu-compile, make test-gpu-compile",
     "xpk": "needs a cluster",
     "benchmarks.tpu": "needs libtpu: make test-tpu-compile",
-    "benchmarks.gpu": "needs the CUDA plugin: make test-gpu-compile",
+    "benchmarks.compiled_networks": "needs libtpu and the CUDA plugin",
+    "benchmarks.gpu_kernels": "needs the CUDA plugin",
     "--placement device": "needs a GPU",
     "benchmarks.on_gpu": "needs a GPU",
 }

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
 from seemore_jax.ahead_of_time.gpus import NO_TILES, GpuTopology, compiler_options
 from seemore_jax.ahead_of_time.matrix_flops import equations
@@ -76,7 +77,7 @@ def compile_traced(traced: Any, topology: Target) -> Compiled:
         return Compiled(**cached)
     start = time.perf_counter()
     try:
-        with no_compilation_cache():  # JAX could not read the entry
+        with no_compilation_cache(), _shown(f"compiling for {topology.name}"):  # JAX could not read a cached entry
             try:
                 compiled = lowered.compile(compiler_options=options)
             except jax.errors.JaxRuntimeError as error:
@@ -121,6 +122,11 @@ def _option(name: str, value: Any) -> Iterator[None]:
         jax.config.update(name, before)
 
 
+def _shown(text: str) -> contextlib.AbstractContextManager[Any]:
+    """Shows a line on a terminal for the duration of a block that takes long and cannot tell how far it is."""
+    return tqdm(desc=text, bar_format="{desc}: a minute or more", leave=False, disable=None)
+
+
 def _without_locations() -> contextlib.AbstractContextManager[None]:
     """Leaves source locations out of traced programs, so that the cache key does not depend on the caller."""
     return _option("jax_traceback_in_locations_limit", 0)
@@ -142,13 +148,14 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       topology: the TPU slice to compile for.
 
     Returns:
-      Cycles by the name of the kernel. The dictionary is empty if libtpu cannot analyse kernels for this kind of chip.
+      Cycles by the name of the kernel, without the kernels that libtpu cannot analyse for this kind of chip.
 
     Raises:
       InputError: the compiler refuses a kernel.
     """
     cycles: dict[str, int] = {}
-    for name, program in _exported_kernels(jaxpr):
+    kernels = list(_exported_kernels(jaxpr))
+    for name, program in tqdm(kernels, desc="analysing kernels", unit="kernel", leave=False, disable=None):
         key = _key(topology.kind, program)
         found = _read_cache(key)
         if found is None:
@@ -170,14 +177,21 @@ def step_kernel_cycles(experiment: Experiment, topology: Topology, images: int) 
       topology: the TPU slice to compile for.
       images: the number of patches on each chip.
 
+    Returns:
+      Cycles by the name of the kernel, empty as that of `kernel_cycles`; no kernel is compiled for that.
+
     Raises:
       InputError: the compiler refuses a kernel.
     """
+    if topology.kind not in _ANALYSED:
+        return {}
     device = topology.devices()[:1]
     one, *two = (
         kernel_cycles(trace_step(experiment, device, few).jaxpr.jaxpr, topology) for few in range(1, min(images, 2) + 1)
     )
-    return {name: cycles + (images - 1) * (two[0][name] - cycles if two else 0) for name, cycles in one.items()}
+    if not two:
+        return one
+    return {name: one[name] + (images - 1) * (two[0][name] - one[name]) for name in one.keys() & two[0].keys()}
 
 
 def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: int, width: int) -> dict[str, int]:
@@ -193,9 +207,14 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
       height: the height of the LR image in pixels.
       width: the width of the LR image in pixels.
 
+    Returns:
+      Cycles by the name of the kernel, empty as that of `kernel_cycles`; no kernel is compiled for that.
+
     Raises:
       InputError: the compiler refuses a kernel.
     """
+    if topology.kind not in _ANALYSED:
+        return {}
 
     def analysed(height: int) -> dict[str, int]:
         program = trace_inference(experiment, topology.devices()[0], height, width)
@@ -213,6 +232,7 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
     return {  # kernels that fit for a higher image fit for a lower one, too
         name: few[name] + round((chunks(height) - first) * (cycles - few[name]) / (second - first))
         for name, cycles in more.items()
+        if name in few
     }
 
 
@@ -271,14 +291,25 @@ def _analyse_in_another_process(program: bytes, topology: Topology) -> int | Non
 
 
 def _analyse(topology: Topology, file: Path) -> int | None:
-    """Compiles a serialized program and returns the cycles of its kernel; runs in the other process."""
+    """Compiles a serialized program and returns the cycles of its kernel; runs in the other process.
+
+    Returns:
+      The cycles. None if the compiler does not tell them, or tells fewer than it takes to store the result: for v5p,
+      libtpu 0.0.42.1 gives 9 cycles for some backward kernels, as if their loops did not run.
+    """
     sharding = jax.sharding.SingleDeviceSharding(topology.devices()[0])
     program = jax.export.deserialize(bytearray(file.read_bytes()))
     arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
     call = jax.jit(program.call, in_shardings=sharding, out_shardings=sharding)
     text = call.lower(*arguments).compile().as_text() or ""
     found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
-    return int(found[1]) if found else None
+    cycles = int(found[1]) if found else 0
+    return cycles if cycles > _cycles_to_store(program.out_avals) else None
+
+
+def _cycles_to_store(results: Sequence[jax.core.ShapedArray]) -> float:
+    """Returns the cycles to store arrays in VMEM, with one vector register of 4 KiB in each cycle."""
+    return sum(array.size * array.dtype.itemsize for array in results) / 4096
 
 
 # The cache of results.

@@ -41,7 +41,7 @@ COMMANDS = sorted(
         if re.match(r"python -m seemore_jax compile .*--topology=(v\d|tpu)", line)
     }
 )
-# A part of the table of `benchmarks.tpu_networks`: each variant, scale, type and kind of chip is in it.
+# A part of the table of `benchmarks.compiled_networks`: each variant, scale, type and kind of chip is in it.
 STEPS = [
     ("T", 4, "bfloat16", "v4:2x2x1", 96),
     ("B", 3, "float32", "v5p:2x2x1", 64),

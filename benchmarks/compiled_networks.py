@@ -1,12 +1,13 @@
-"""Compiles the training step of every published network for every kind of TPU, and prints a table of what it needs.
+"""Compiles the training step of every published network for TPUs and GPUs, and prints a table of what it needs.
 
-    python -m benchmarks.tpu_networks                                  # all that has not run; may be interrupted
-    python -m benchmarks.tpu_networks --networks T-x4 --types bfloat16 --chips v5e v6e
-    python -m benchmarks.tpu_networks --table                          # only prints what has run
+    python -m benchmarks.compiled_networks                                  # all that has not run; may be interrupted
+    python -m benchmarks.compiled_networks --networks T-x4 --types bfloat16 --chips v5e h100
+    python -m benchmarks.compiled_networks --table                          # only prints what has run
 
 Each combination is one call of `python -m seemore_jax compile` in a process of its own. Its result is kept in the
 folder --results, so that the next call goes on where this one ended. A combination that was refused is tried again.
-Nothing here is measured on a TPU; libtpu must be installed.
+Nothing here is measured on a TPU or a GPU. TPUs need libtpu, GPUs need JAX's CUDA plugin; two environments with one
+of them each can share the folder.
 """
 
 import argparse
@@ -22,14 +23,23 @@ from benchmarks.harness import records, tables
 from benchmarks.harness.networks import MODELS
 from seemore_jax.system.files import atomic_write
 
-# A host of v5e chips, and the smallest slice of several chips of each other kind.
-SLICES = {"v4": "2x2x1", "v5e": "2x4", "v5p": "2x2x1", "v6e": "2x2", "tpu7x": "2x2x1"}
+# A host of v5e chips, the smallest slice of several chips of each other kind of TPU, and one GPU of each kind.
+LAYOUTS = {
+    "v4": "2x2x1",
+    "v5e": "2x4",
+    "v5p": "2x2x1",
+    "v6e": "2x2",
+    "tpu7x": "2x2x1",
+    "h100": "1",
+    "a100": "1",
+    "rtx4090": "1",
+}
 PRECISIONS = {"bfloat16": "default", "float32": "highest"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Combination:
-    """Names one program: a network such as T-x4, its type, a kind of chip, and the patches on each device."""
+    """Names one program: a network such as T-x4, its type, a kind of TPU or GPU, and the patches on each device."""
 
     network: str
     dtype: str
@@ -49,7 +59,7 @@ class Combination:
         return [
             "compile",
             f"--config=configs/seemore_{variant}_{scale}.py",
-            f"--topology={self.chip}:{SLICES[self.chip]}",
+            f"--topology={self.chip}:{LAYOUTS[self.chip]}",
             f"--batch_per_chip={self.batch}",
             f"--config.patch_size={self.patch}",
             f"--config.compute_dtype={self.dtype}",
@@ -72,10 +82,11 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--networks", nargs="+", choices=MODELS, default=MODELS, metavar="T-x4", help="(default: all nine)")
     add("--types", nargs="+", choices=tuple(PRECISIONS), default=tuple(PRECISIONS), help="(default: both)")
-    add("--chips", nargs="+", choices=tuple(SLICES), default=tuple(SLICES), help="(default: all)")
+    add("--chips", nargs="+", choices=tuple(LAYOUTS), default=tuple(LAYOUTS), help="(default: all)")
     add("--patch", type=int, default=64, help="side of a patch in LR pixels (default: %(default)s)")
     add("--batch", type=int, default=32, help="patches on each device (default: %(default)s)")
-    add("--results", type=Path, default=Path("build/tpu_networks"), metavar="FOLDER", help="(default: %(default)s)")
+    results = Path("build/compiled_networks")
+    add("--results", type=Path, default=results, metavar="FOLDER", help="(default: %(default)s)")
     add("--table", action="store_true", help="compile nothing, print what has run")
     return parser.parse_args()
 
@@ -112,7 +123,7 @@ def _run(folder: Path, combination: Combination) -> dict[str, Any]:
 
 
 def table(combinations: Sequence[Combination], results: Sequence[dict[str, Any] | None]) -> str:
-    """Returns a Markdown table with one row for each network and type, and one column for each kind of chip.
+    """Returns a Markdown table with one row for each network and type, and one column for each kind of TPU or GPU.
 
     Args:
       combinations: what was to be compiled.
@@ -136,16 +147,20 @@ def table(combinations: Sequence[Combination], results: Sequence[dict[str, Any] 
 
 
 def _line(result: dict[str, Any] | None) -> str:
-    """Returns a result in one cell: whether it fits, the largest batch, what limits it, and the predicted images/s."""
+    """Returns a result in one cell: whether it fits, the largest batch, what limits it, and the predicted images/s.
+
+    Where the cycles of the kernels are not known, the prediction is an upper bound.
+    """
     if result is None:
         return "not run"
     if result["error"]:
         return "refused"
     roofline = result["roofline"]
-    limit = max(("matrix", "cycles", "memory"), key=lambda name: roofline[name])
+    limit = max(("matrix", "cycles", "memory", "launches"), key=lambda name: roofline[name])
     rate = result["images"] / result["step_seconds"]
     fits = "fits" if result["fits"] else "too large"
-    return f"{fits}, {result['largest_batch']:,}, {limit}, {rate:,.0f}/s"
+    bound = "≤ " if result["kernel_cycles"] is None else ""
+    return f"{fits}, {result['largest_batch']:,}, {limit}, {bound}{rate:,.0f}/s"
 
 
 if __name__ == "__main__":
