@@ -71,7 +71,7 @@ test-all: test
 	$(BIN)/pytest -m slow --durations=0
 
 test-tpu-compile: $(TPU_VENV)/libtpu
-	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_libtpu.py
+	JAX_PLATFORMS=cpu SEEMORE_TPU_COMPILE=1 SEEMORE_REQUIRE=libtpu $(TPU_VENV)/bin/python -m pytest -n 2 -rA tests/ahead_of_time/test_libtpu.py
 
 test-gpu-compile: $(GPU_VENV)/cuda
 	JAX_PLATFORMS=cpu SEEMORE_GPU_COMPILE=1 SEEMORE_REQUIRE=cuda $(GPU_VENV)/bin/python -m pytest -rA tests/ahead_of_time/test_cuda.py

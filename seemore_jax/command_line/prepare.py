@@ -26,7 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="like --source, for camera JPEGs: shrinks them by 2 first, which removes their blocks; repeatable",
     )
     add("--manual_dir", type=Path, metavar="DIR", help="for df2k: folder with Flickr2K; may also hold DIV2K's archives")
-    add("--scale", type=int, nargs="+", default=[2, 3, 4], metavar="N", help="scales, a set for each (default: 2 3 4)")
+    add("--scale", type=int, nargs="+", action="extend", metavar="N", help="scales, a set for each (default: 2 3 4)")
     add("--skip_bad", action="store_true", help="leave out images that cannot be read")
     command.set_defaults(run=run, extra="train")
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     prepare(
         options.name,
         options.data_dir,
-        scales=options.scale,
+        scales=options.scale or [2, 3, 4],
         sources=options.source,
         halved_sources=options.halved_source,
         manual_dir=options.manual_dir,

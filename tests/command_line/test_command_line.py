@@ -239,3 +239,17 @@ def test_each_file_of_a_folder_gets_its_model_and_the_summary_counts_them(
         "plain.png": "T-x2",
     }
     assert chosen["low.jpg"]["reason"] == "for a JPEG file of quality 40"
+
+
+@pytest.mark.parametrize(
+    ("options", "scales"),
+    [([], [2, 3, 4]), (["--scale", "4", "2"], [4, 2]), (["--scale", "4", "--scale", "2"], [4, 2])],
+)
+def test_prepare_takes_several_scales_however_they_are_given(
+    options: list[str], scales: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, an option that is given twice silently makes only the last of two sets."""
+    calls = []
+    monkeypatch.setattr("seemore_jax.data.preparation.prepare", lambda *_, **given: calls.append(given["scales"]))
+    main(["prepare", "image_folder", "--data_dir=data", *options])
+    assert calls == [scales]
