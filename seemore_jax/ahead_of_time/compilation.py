@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ from seemore_jax.training.experiment import Experiment
 
 # The least height in LR pixels of an image whose kernels are analysed: the context is reduced by up to 16.
 _LEAST_HEIGHT = 32
-# The kinds of chip whose kernels libtpu 0.0.42.1 can analyse. For others, the analysis ends the process.
-_ANALYSED = ("v5e", "v5p", "v6e")
+# The kinds of chip whose kernels libtpu 0.0.42.1 can analyse. For others, the analysis ends the process,
+# or gives a backward kernel of v5p 9 cycles.
+_ANALYSED = ("v5e", "v6e")
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
 
@@ -148,7 +149,7 @@ def kernel_cycles(jaxpr: Any, topology: Topology) -> dict[str, int]:
       topology: the TPU slice to compile for.
 
     Returns:
-      Cycles by the name of the kernel, without the kernels that libtpu cannot analyse for this kind of chip.
+      Cycles by the name of the kernel. The dictionary is empty if libtpu cannot analyse kernels for this kind of chip.
 
     Raises:
       InputError: the compiler refuses a kernel.
@@ -189,9 +190,7 @@ def step_kernel_cycles(experiment: Experiment, topology: Topology, images: int) 
     one, *two = (
         kernel_cycles(trace_step(experiment, device, few).jaxpr.jaxpr, topology) for few in range(1, min(images, 2) + 1)
     )
-    if not two:
-        return one
-    return {name: one[name] + (images - 1) * (two[0][name] - one[name]) for name in one.keys() & two[0].keys()}
+    return {name: cycles + (images - 1) * (two[0][name] - cycles if two else 0) for name, cycles in one.items()}
 
 
 def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: int, width: int) -> dict[str, int]:
@@ -232,7 +231,6 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
     return {  # kernels that fit for a higher image fit for a lower one, too
         name: few[name] + round((chunks(height) - first) * (cycles - few[name]) / (second - first))
         for name, cycles in more.items()
-        if name in few
     }
 
 
@@ -291,25 +289,14 @@ def _analyse_in_another_process(program: bytes, topology: Topology) -> int | Non
 
 
 def _analyse(topology: Topology, file: Path) -> int | None:
-    """Compiles a serialized program and returns the cycles of its kernel; runs in the other process.
-
-    Returns:
-      The cycles. None if the compiler does not tell them, or tells fewer than it takes to store the result: for v5p,
-      libtpu 0.0.42.1 gives 9 cycles for some backward kernels, as if their loops did not run.
-    """
+    """Compiles a serialized program and returns the cycles of its kernel; runs in the other process."""
     sharding = jax.sharding.SingleDeviceSharding(topology.devices()[0])
     program = jax.export.deserialize(bytearray(file.read_bytes()))
     arguments = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in program.in_avals]
     call = jax.jit(program.call, in_shardings=sharding, out_shardings=sharding)
     text = call.lower(*arguments).compile().as_text() or ""
     found = re.search(r'"bundle_analysis_data":\{"estimated_cycles":"(\d+)"', text.partition("tpu_custom_call")[2])
-    cycles = int(found[1]) if found else 0
-    return cycles if cycles > _cycles_to_store(program.out_avals) else None
-
-
-def _cycles_to_store(results: Sequence[jax.core.ShapedArray]) -> float:
-    """Returns the cycles to store arrays in VMEM, with one vector register of 4 KiB in each cycle."""
-    return sum(array.size * array.dtype.itemsize for array in results) / 4096
+    return int(found[1]) if found else None
 
 
 # The cache of results.
