@@ -36,8 +36,8 @@ from seemore_jax.training.experiment import Experiment
 
 # The least height in LR pixels of an image whose kernels are analysed: the context is reduced by up to 16.
 _LEAST_HEIGHT = 32
-# The kinds of chip whose kernels libtpu 0.0.42.1 can analyse. For others, the analysis ends the process,
-# or gives a backward kernel of v5p 9 cycles.
+# The kinds of chip whose kernels libtpu 0.0.42.1 can analyse. For v4 and TPU7x, the analysis ends the process. For v5p,
+# it ends the process for some kernels, and reports 9 cycles for others that take thousands.
 _ANALYSED = ("v5e", "v6e")
 _VERSIONED = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
 
@@ -124,7 +124,7 @@ def _option(name: str, value: Any) -> Iterator[None]:
 
 
 def _shown(text: str) -> contextlib.AbstractContextManager[Any]:
-    """Shows a line on a terminal for the duration of a block that takes long and cannot tell how far it is."""
+    """Shows a line on a terminal while a block runs whose progress is not known."""
     return tqdm(desc=text, bar_format="{desc}: a minute or more", leave=False, disable=None)
 
 
@@ -179,7 +179,8 @@ def step_kernel_cycles(experiment: Experiment, topology: Topology, images: int) 
       images: the number of patches on each chip.
 
     Returns:
-      Cycles by the name of the kernel, empty as that of `kernel_cycles`; no kernel is compiled for that.
+      Cycles by the name of the kernel. If libtpu cannot analyse kernels for this kind of chip, the dictionary is empty,
+      and no kernel is compiled.
 
     Raises:
       InputError: the compiler refuses a kernel.
@@ -207,7 +208,8 @@ def inference_kernel_cycles(experiment: Experiment, topology: Topology, height: 
       width: the width of the LR image in pixels.
 
     Returns:
-      Cycles by the name of the kernel, empty as that of `kernel_cycles`; no kernel is compiled for that.
+      Cycles by the name of the kernel. If libtpu cannot analyse kernels for this kind of chip, the dictionary is empty,
+      and no kernel is compiled.
 
     Raises:
       InputError: the compiler refuses a kernel.

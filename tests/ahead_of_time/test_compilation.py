@@ -70,7 +70,7 @@ def test_kernels_are_analysed_where_libtpu_can(name: str, analysed: bool, monkey
 
 @pytest.mark.parametrize("name", ["v4:2x2x1", "v5p:2x2x1", "tpu7x:2x2x1"])
 def test_a_report_compiles_no_kernel_that_cannot_be_analysed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, the report for a TPU v4 takes twice as long, and that for a v5p counts 9 cycles for a kernel."""
+    """Otherwise, the report for a TPU v4 compiles kernels for nothing, and that for a v5p adds up wrong cycles."""
     monkeypatch.setattr(compilation, "kernel_cycles", None)
     assert compilation.step_kernel_cycles(experiment(4), Topology(name), 32) == {}
     assert compilation.inference_kernel_cycles(experiment(4), Topology(name), 180, 320) == {}

@@ -86,7 +86,7 @@ def test_kernels_have_no_race_and_read_only_what_was_written(name: str) -> None:
 
 @pytest.mark.usefixtures("follow")
 def test_a_kernel_that_reads_memory_before_it_is_written_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the test above: here the halos of the maps are not set to zero."""
+    """The negative control of the test above: this kernel does not set the halos of its maps to zero."""
     monkeypatch.setattr(pallas_kernels._StageRunner, "clear_surroundings", lambda _: None)
     kernels, arrays = calls()["enhancement"]
     assert jnp.isnan(kernels.forward(*arrays)[0]).any()
